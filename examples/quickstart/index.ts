@@ -1,0 +1,10 @@
+import { Cluster } from "@virtual-cluster/pulumi";
+
+const cluster = new Cluster("demo", {
+  image: "demo",
+  numCpus: 2,
+  memoryPerNode: 256,
+  frontend: { memory: 256 },
+});
+
+export const { ssh, sshArguments, publicIp, nodes, knownHosts } = cluster;

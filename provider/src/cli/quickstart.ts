@@ -1,0 +1,194 @@
+import { existsSync } from "node:fs";
+import { link, mkdir, rm, writeFile } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { execa } from "execa";
+import { removeSite, siteStatus, startSite, stopSite } from "../default-site/site";
+import { home } from "../home";
+import { buildDemoImage } from "../images/demo-image";
+import { ensurePulumiCli } from "../setup/pulumi-cli";
+import { pulumiEnvironment } from "../setup/pulumi-environment";
+import { type Progress, SetupError } from "../setup/setup-error";
+import { installSystemPackages } from "../setup/system-packages";
+
+/**
+ * The quickstart behind `npm run quickstart`, which has installed and compiled this before (its step 1). Runs in the
+ * repository's folder. What each option does is told by `npm run quickstart -- --help`.
+ */
+
+const STACK = "quickstart";
+const STEPS = 8;
+
+/** What the quickstart's program has as outputs, as far as it is shown here. */
+interface QuickstartOutputs {
+  /** The command that a person types. */
+  readonly ssh: string;
+  /** The same as arguments of ssh. */
+  readonly sshArguments: readonly string[];
+  readonly nodes: readonly QuickstartNode[];
+}
+
+interface QuickstartNode {
+  readonly name: string;
+  readonly role: string;
+  readonly cpus: number;
+  /** MiB */
+  readonly memory: number;
+  readonly privateIp: string;
+  readonly publicIp?: string;
+  readonly mac: string;
+}
+
+/** Says each computer's name and how long it has been up; a name stands in the machinefile once a cpu. */
+const ASK_EVERY_COMPUTE = `sort -u /etc/vc/machinefile | while read -r node; do ssh -n "$node" 'hostname && uptime'; done`;
+
+const started = Date.now();
+let interrupted = false;
+
+function seconds(since: number): string {
+  return `${((Date.now() - since) / 1000).toFixed(1)} s`;
+}
+
+function print(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
+
+async function step(number: number, title: string, work: (progress: Progress) => Promise<string>): Promise<void> {
+  const begin = Date.now();
+  print(`[${number}/${STEPS}] ${title}`);
+  const result = await work((line) => print(`      ${seconds(begin).padStart(7)}  ${line}`));
+  if (interrupted) {
+    throw new SetupError("Interrupted.");
+  }
+  print(`      ${seconds(begin).padStart(7)}  done: ${result}`);
+}
+
+/** Everything that a cluster needs but the site: steps 2 to 5. */
+async function setUp(): Promise<void> {
+  await mkdir(home(), { recursive: true, mode: 0o700 });
+  await step(2, "Debian packages", async (progress) => {
+    await installSystemPackages(progress);
+    return "all are installed";
+  });
+  await step(3, "Pulumi CLI", async (progress) => {
+    const { path, version } = await ensurePulumiCli(progress);
+    return `${version} (${path})`;
+  });
+  await step(4, "demo image", async (progress) => {
+    await buildDemoImage({ folder: home("images"), progress });
+    return home("images");
+  });
+  await step(5, "ssh key and passphrase", async (progress) => {
+    const key = await ensureSshKey(progress);
+    await ensurePassphrase(progress);
+    return `${key}, ${home("passphrase")}`;
+  });
+}
+
+/** @returns the public key that clusters get when none is named */
+async function ensureSshKey(progress: Progress): Promise<string> {
+  const own = home("id_ed25519");
+  const users = ["id_ed25519.pub", "id_rsa.pub"].map((name) => join(homedir(), ".ssh", name));
+  const found = [...users, `${own}.pub`].find((file) => existsSync(file));
+  if (found) {
+    return found;
+  }
+  progress(`you have no ssh key: making one in ${own}`);
+  // What an interrupted run left; the public half is written last.
+  await rm(own, { force: true });
+  await execa("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "virtual-cluster", "-f", own], { stdin: "ignore" });
+  return `${own}.pub`;
+}
+
+async function ensurePassphrase(progress: Progress): Promise<void> {
+  const file = home("passphrase");
+  if (existsSync(file)) {
+    return;
+  }
+  progress("Pulumi encrypts the secrets in its state with a passphrase: a random one is made, which you never have to type");
+  const unfinished = `${file}.${process.pid}`;
+  await writeFile(unfinished, `${randomBytes(24).toString("base64url")}\n`, { mode: 0o600 });
+  try {
+    // Unlike a rename, a link never replaces a passphrase that another run has made meanwhile.
+    await link(unfinished, file);
+  } catch (error) {
+    if (!existsSync(file)) {
+      throw error;
+    }
+  } finally {
+    await rm(unfinished, { force: true });
+  }
+}
+
+async function bringUp(): Promise<void> {
+  await setUp();
+  await step(6, "default site", async (progress) => startSite(progress));
+  await step(7, "pulumi up", async () => {
+    await pulumi("stack", "select", "--create", STACK);
+    await pulumi("up", "--yes", "--skip-preview", "--stack", STACK);
+    return "the cluster is ready";
+  });
+  const { ssh, sshArguments, nodes } = await quickstartOutputs();
+  await step(8, "a command on every compute, from the frontend", async () => {
+    print(`$ ${ASK_EVERY_COMPUTE}`);
+    const { exitCode } = await execa("ssh", [...sshArguments, ASK_EVERY_COMPUTE], { stdio: "inherit", reject: false });
+    if (exitCode !== 0) {
+      throw new SetupError(`The frontend could not be asked over ssh (exit code ${exitCode}); by hand: ${ssh}`);
+    }
+    return `${nodes.filter(({ role }) => role === "compute").length} computes`;
+  });
+  print(`\n${nodeTable(nodes)}\n`);
+  print(`Your cluster is up, after ${seconds(started)}. Try next:`);
+  print(`  ${ssh}`);
+  print("  npx pulumi preview --diff       # after you have changed numCpus in examples/quickstart/index.ts");
+  print("  npm run quickstart:destroy      # gives everything back");
+}
+
+function nodeTable(nodes: readonly QuickstartNode[]): string {
+  const rows = [
+    ["NODE", "ROLE", "CPUS", "MEMORY", "PRIVATE IP", "PUBLIC IP", "MAC"],
+    ...nodes.map(({ name, role, cpus, memory, privateIp, publicIp, mac }) =>
+      [name, role, String(cpus), `${memory} MiB`, privateIp, publicIp ?? "-", mac],
+    ),
+  ];
+  const widths = rows.reduce((wide, row) => row.map((cell, index) => Math.max(cell.length, wide[index] ?? 0)), [0]);
+  return rows.map((row) => row.map((cell, index) => cell.padEnd(widths[index] ?? 0)).join("  ").trimEnd()).join("\n");
+}
+
+/** Destroys the cluster and forgets its stack. A site that was stopped is started for it. */
+async function destroy(): Promise<void> {
+  await setUpPulumi();
+  const stacks: readonly { name: string }[] = JSON.parse(await pulumiOutput("stack", "ls", "--json"));
+  if (!stacks.some(({ name }) => name.split("/").at(-1) === STACK)) {
+    print("There is no quickstart stack: nothing to destroy.");
+    return;
+  }
+  if ((await siteStatus()).state === "stopped") {
+    await startSite(print);
+  }
+  await pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK);
+  await pulumi("stack", "rm", "--yes", STACK);
+}
+
+async function setUpPulumi(): Promise<void> {
+  await ensurePulumiCli(print);
+}
+
+async function quickstartOutputs(): Promise<QuickstartOutputs> {
+  return JSON.parse(await pulumiOutput("stack", "output", "--json", "--stack", STACK));
+}
+
+/** Runs the CLI in the terminal. @throws SetupError when it fails; it has said why */
+async function pulumi(...args: string[]): Promise<void> {
+  const { path, environment } = await pulumiCli();
+  const { exitCode } = await execa(path, args, { stdio: "inherit", env: environment, reject: false });
+  if (exitCode !== 0) {
+    throw new SetupError(`\`pulumi ${args.join(" ")}\` failed (see above); this can be run again.`);
+  }
+}
+
+async function pulumiOutput(...args: string[]): Promise<string> {
+  const { path, environment } = await pulumiCli();
+  return (await execa(path, args, { env: environment })).stdout;
+}

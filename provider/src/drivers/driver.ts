@@ -1,0 +1,241 @@
+import type { ClusterPlan, NodePlan, PublicNetwork } from "../plan/plan";
+import type { SiteSettings } from "./settings";
+
+/**
+ * The driver contract: all that the resources ask of a site. `docs/drivers.md` is the recipe for writing one, and
+ * `test/conformance/` holds every driver to it.
+ *
+ * Rules that hold for every operation:
+ * - It may be called again after it was interrupted anywhere, and then finishes the work.
+ * - It touches only what carries our mark with the same owner; else it throws {@link ForeignOwner}.
+ * - It throws the sentinel errors of `errors.ts`, {@link Unreachable} among them, and never takes silence for absence.
+ * - Memory is in MiB, disks are in bytes, time limits are in seconds.
+ */
+export interface Driver {
+  readonly capabilities: Capabilities;
+
+  // ── What is there ────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** What the site calls itself. Another id than the recorded one is another site. One call. */
+  siteId(): Promise<string>;
+
+  /** What the site is, has and hands out. A bounded number of calls, whatever the number of machines. */
+  describe(): Promise<SiteDescription>;
+
+  /** A cluster as the site knows it, whoever owns it; undefined when nothing of that name carries a mark. */
+  find(clusterName: string): Promise<ClusterRecord | undefined>;
+
+  /** Every machine of a cluster, by node (`frontend`, `compute-0` …), whoever owns it. Calls made at the same time share their requests to the site. */
+  read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>>;
+
+  /** What may explain why a node isn't ready, for people: the console's last lines and the like. */
+  diagnose(node: NodeRef): Promise<string>;
+
+  // ── A cluster: fix images, allocate, release ─────────────────────────────────────────────────────────────────────
+
+  /**
+   * Reserves what the record plans, all of it or nothing, and writes the record down at the site. Called again for a
+   * cluster of ours it brings the record up to date (a resize, new keys).
+   * @throws AddressTaken, NoCapacity, ForeignOwner
+   */
+  allocate(record: ClusterRecord): Promise<ClusterKeys>;
+
+  /**
+   * Makes the cluster's disks bootable at this site and stores each once, under its digest.
+   * @throws InvalidImage, NoCapacity
+   */
+  fixImages(record: ClusterRecord, progress: Progress): Promise<void>;
+
+  /**
+   * Gives back all that `allocate` and `fixImages` took; a base image only when no other cluster uses it. Machines must
+   * be gone. Already gone is success.
+   */
+  release(record: ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void>;
+
+  // ── A node ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * Makes sure that the node's machine exists in its planned shape with this vc-out.xml, and runs. A machine that runs
+   * in another shape is restarted. A disk without a
+   * machine is used again when `keepDisk` says that the node had been created before, else it is a leftover of an
+   * interrupted create and made anew.
+   * @throws NoCapacity, ForeignOwner
+   */
+  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void>;
+
+  /**
+   * Waits until the node is `running` or `ready`.
+   * @throws NotReady when the time is up, with the diagnosis
+   */
+  waitFor(node: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void>;
+
+  /**
+   * Hands the node a new vc-out.xml: at once where the guest offers a channel, else for its next boot.
+   * @returns how it got there
+   */
+  reconfigure(node: NodeRef<ClusterRecord>, vcOut: string): Promise<"live" | "nextBoot">;
+
+  /** Gives the machine another shape; restarts it only where the site can't do it live. */
+  resize(node: NodeRef, shape: Shape, limits: StopLimits): Promise<"live" | "restarted">;
+
+  /** Stops the machine and keeps its disk: asks the guest, and pulls the plug when `graceSeconds` are up. */
+  shutdown(node: NodeRef, limits: StopLimits): Promise<void>;
+
+  /** Takes the machine away with its disks and whatever else belongs to this node alone. Already gone is success. */
+  remove(node: NodeRef, limits: StopLimits): Promise<void>;
+}
+
+/** What a driver and its site can do. */
+export interface Capabilities {
+  /** Who chooses MAC addresses: we do, they follow from the IP address, or the site tells them after `allocate`. */
+  readonly macs: "ours" | "fromAddress" | "site";
+  /** Whether a running guest can be handed a new vc-out.xml. */
+  readonly liveReconfigure: boolean;
+  /** Whether cpus or memory of a running machine can change without a restart. */
+  readonly liveResize: boolean;
+  /** Whether the site may give fewer nodes with more cpus each. */
+  readonly mergesNodes: boolean;
+  /** Whether readiness can be learned from the guest, not only that the machine runs. */
+  readonly readiness: boolean;
+  /** How many machines may be started, stopped or made at the same time. */
+  readonly parallelNodes: number;
+}
+
+export interface SiteDescription {
+  readonly siteId: string;
+  readonly cpus: Capacity & {
+    /** The most cpus that one node can have. */
+    readonly perNode: number;
+  };
+  /** MiB. */
+  readonly memory: Capacity;
+  readonly publicNetwork: PublicNetwork;
+  /** Addresses of the public network that the site hands out, lowest first. */
+  readonly publicAddresses: readonly string[];
+  /** Public addresses in use or reserved, by whomever. */
+  readonly takenAddresses: ReadonlyMap<string, Holder>;
+  /** The range that private subnets are cut from, in CIDR notation. */
+  readonly privateRange: string;
+  /** Subnets in use at the site, in CIDR notation. */
+  readonly takenSubnets: ReadonlyMap<string, Holder>;
+}
+
+export interface Capacity {
+  readonly total: number;
+  readonly free: number;
+}
+
+/** Whose an address is: a cluster's name, or in words what else holds it. */
+export interface Holder {
+  readonly cluster?: string;
+  readonly description: string;
+}
+
+/** The ownership mark, version 1. */
+export interface Mark {
+  readonly version: 1;
+  readonly owner: string;
+  readonly organization: string;
+  readonly project: string;
+  readonly stack: string;
+  /** The logical name in the program. */
+  readonly cluster: string;
+  /** ISO 8601. */
+  readonly createdAt: string;
+  readonly expiresAt?: string;
+}
+
+/** All that a site must remember of a cluster, so that a node can be made from it alone. */
+export interface ClusterRecord {
+  readonly name: string;
+  readonly mark: Mark;
+  /** How to reach the site; nothing secret. */
+  readonly site: SiteSettings;
+  readonly plan: ClusterPlan;
+  readonly image: ImageRecord;
+  /** Public ssh keys that may log in as root. */
+  readonly publicKeys: readonly string[];
+  /** Public halves of the cluster's own keys; absent before `allocate`. */
+  readonly keys?: ClusterKeys;
+}
+
+/** Public halves of the keys that are made for one cluster and lie only on its own disks. */
+export interface ClusterKeys {
+  /** The ssh host key of all nodes, `ssh-ed25519 AAAA…`. */
+  readonly hostKey: string;
+  /** Root's own key, with which nodes reach each other. */
+  readonly rootKey: string;
+}
+
+export interface ImageRecord {
+  readonly vcName: string;
+  readonly frontend: DiskImage;
+  readonly compute: DiskImage;
+}
+
+export interface DiskImage {
+  /** SHA-256 of the RAW disk, hex. */
+  readonly digest: string;
+  /** Bytes. */
+  readonly size: number;
+  /** What the machine's disk and NICs must look like for this image to find them. */
+  readonly devices: "virtio" | "sata";
+  /** Byte offset of the root partition. */
+  readonly rootOffset: number;
+}
+
+/** What tells one cluster from all others. */
+export interface ClusterRef {
+  readonly name: string;
+  readonly mark: Pick<Mark, "owner" | "organization" | "project" | "stack" | "cluster">;
+}
+
+export interface NodeRef<Cluster extends ClusterRef = ClusterRef> {
+  readonly cluster: Cluster;
+  /** `frontend`, or a compute's name in its cluster: `compute-0` …. */
+  readonly node: string;
+}
+
+export interface Shape {
+  readonly cpus: number;
+  /** MiB. */
+  readonly memory: number;
+}
+
+export interface BootRequest {
+  readonly role: "frontend" | "compute";
+  readonly plan: NodePlan;
+  readonly vcOut: string;
+  /** Whether the node had been created before, so that its disk may hold data. */
+  readonly keepDisk: boolean;
+}
+
+export interface WaitLimits {
+  readonly seconds: number;
+  readonly progress: Progress;
+}
+
+export interface StopLimits {
+  /** How long the guest may take to shut down by itself. */
+  readonly graceSeconds: number;
+}
+
+export type NodeState = "running" | "off" | "paused" | "crashed" | "unknown";
+
+/** One machine as the site sees it now. */
+export interface ObservedNode extends Shape {
+  readonly state: NodeState;
+  /** The site's own, lasting id of the machine. */
+  readonly machineId: string;
+  /** Lower case, in the order of the NICs. */
+  readonly macs: readonly string[];
+  /** Whether the machine starts with its host. */
+  readonly autostart: boolean;
+  /** SHA-256 of the vc-out.xml that the node was last given, hex. */
+  readonly vcOutDigest: string;
+  /** Absent where the machine carries none of ours. */
+  readonly mark?: Mark;
+}
+
+/** Takes one line for people, without a newline. */
+export type Progress = (line: string) => void;

@@ -1,0 +1,308 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { execa } from "execa";
+import { digestOf, locateDisk } from "../../images/disk";
+import { inTemporaryFolder } from "../../temporary-folder";
+import type { ClusterKeys, ClusterRecord, DiskImage, Progress } from "../driver";
+import { AddressTaken, ForeignOwner, NotFound } from "../errors";
+import { refuseForeign } from "../ownership";
+import { Reverter } from "../reverter";
+import { listClusters } from "./site";
+import { AlreadyThere, ifThere, type Virsh } from "./virsh";
+import type { Volumes } from "./volumes";
+import { clusterNetworkXml, LEASE_PREFIX, leaseXml, parseNetwork } from "./xml";
+
+/** The cluster's own key pairs as they lie in its keys volume. */
+export interface PrivateKeys {
+  readonly hostKey: KeyPair;
+  readonly rootKey: KeyPair;
+}
+
+export interface KeyPair {
+  readonly private: string;
+  readonly public: string;
+}
+
+const UPLOAD_SECONDS = 6 * 3600;
+
+/**
+ * What a cluster has at a libvirt beside its machines: its network, whose metadata is the record; the lease of its
+ * public address; the volume with its keys; and the base volumes, one per digest, that clusters share.
+ */
+export class Clusters {
+  constructor(
+    private readonly virsh: Virsh,
+    private readonly volumes: Volumes,
+  ) {}
+
+  async find(name: string): Promise<ClusterRecord | undefined> {
+    const xml = await this.virsh.runIfThere(["net-dumpxml", "--inactive", name]);
+    if (xml === undefined) {
+      return undefined;
+    }
+    const { cluster } = parseNetwork(xml);
+    if (!cluster) {
+      throw new ForeignOwner(
+        `network ${name}`,
+        "exists and carries no mark of a virtual cluster",
+        "Give this cluster another clusterName",
+      );
+    }
+    return cluster;
+  }
+
+  async allocate(record: ClusterRecord): Promise<ClusterKeys> {
+    const present = await this.find(record.name);
+    if (present) {
+      refuseForeign(`cluster ${record.name}`, present.mark, record);
+    }
+    await using reverter = new Reverter();
+
+    // The network comes first: what follows belongs to the cluster that it records.
+    await this.define(clusterNetworkXml(record), `subnet ${record.plan.privateNetwork.cidr}`);
+    if (!present) {
+      reverter.add(() => this.removeNetwork(record.name));
+    }
+    const ip = record.plan.frontend.publicIp;
+    if (await this.lease(ip, record)) {
+      reverter.add(() => this.releaseAddress(ip, record));
+    }
+    const { keys, made } = await this.ensureKeys(record.name);
+    if (made) {
+      reverter.add(() => this.volumes.remove(keysVolume(record.name)));
+    }
+
+    const publicKeys = { hostKey: keys.hostKey.public, rootKey: keys.rootKey.public };
+    await this.virsh.runWithFile(["net-define"], clusterNetworkXml({ ...record, keys: publicKeys }));
+    await this.startNetwork(record.name);
+    reverter.succeed();
+    return publicKeys;
+  }
+
+  /** Makes sure that the network is up and comes up with its host. */
+  async startNetwork(name: string): Promise<void> {
+    const [info = ""] = await this.virsh.batch([["net-info", name]]);
+    if (!/^Active:\s+yes/m.test(info)) {
+      await this.virsh.run(["net-start", name]).catch((error) => {
+        if (!/already active/.test((error as Error).message)) {
+          throw error;
+        }
+      });
+    }
+    if (!/^Autostart:\s+yes/m.test(info)) {
+      await this.virsh.run(["net-autostart", name]);
+    }
+  }
+
+  async fixImages(record: ClusterRecord, progress: Progress): Promise<void> {
+    const images = new Map([record.image.frontend, record.image.compute].map((image) => [image.digest, image]));
+    for (const image of images.values()) {
+      await this.ensureBase(image, progress);
+    }
+  }
+
+  async release(record: ClusterRecord, options: { keepBaseImage: boolean }): Promise<void> {
+    const present = await this.find(record.name);
+    if (present) {
+      refuseForeign(`cluster ${record.name}`, present.mark, record);
+      await this.releaseAddress(present.plan.frontend.publicIp, present);
+      await this.volumes.remove(keysVolume(record.name));
+      // The record goes last, so that an interrupted release can be taken up again.
+      await this.removeNetwork(record.name);
+    }
+    if (!options.keepBaseImage) {
+      await this.removeUnusedBases([record.image.frontend.digest, record.image.compute.digest]);
+    }
+  }
+
+  /** @throws NotFound when the cluster has no keys: it wasn't allocated here */
+  async keysOf(name: string): Promise<PrivateKeys> {
+    const content = await this.volumes.read(keysVolume(name));
+    const keys = parseKeys(content);
+    if (!keys) {
+      throw new NotFound(
+        `the keys of cluster ${name}`,
+        `volume ${keysVolume(name)} is missing or damaged`,
+        "Run `pulumi up`, which makes it again",
+      );
+    }
+    return keys;
+  }
+
+  /**
+   * A base disk as a file on this machine: where it came from, else a copy fetched back from the site.
+   * @param folder where a copy would go
+   */
+  async localBase(image: DiskImage, folder: string, progress: Progress): Promise<string> {
+    const known = await locateDisk(image.digest);
+    if (known) {
+      return known;
+    }
+    progress("fetching the base image back from the site, since its file here is gone");
+    const file = join(folder, "base.raw");
+    if (
+      !(await this.volumes.download(baseVolume(image.digest), file, {
+        sparse: true,
+        timeoutSeconds: UPLOAD_SECONDS,
+      })) ||
+      (await digestOf(file)) !== image.digest
+    ) {
+      throw new NotFound(
+        "the base image",
+        `neither this machine nor the site has the disk ${image.digest.slice(0, 16)}…`,
+        "Put the image back into its repository",
+      );
+    }
+    return file;
+  }
+
+  private async define(xml: string, what: string): Promise<void> {
+    try {
+      await this.virsh.runWithFile(["net-define"], xml);
+    } catch (error) {
+      if (error instanceof AlreadyThere) {
+        throw new AddressTaken(
+          what,
+          "somebody else took it since the plan was made",
+          "Run `pulumi up` again: it plans anew",
+        );
+      }
+      throw error;
+    }
+  }
+
+  /** Takes the address by name, and on a network with DHCP keeps the DHCP server from giving it away. */
+  private async lease(ip: string, record: ClusterRecord): Promise<boolean> {
+    const present = await this.virsh.runIfThere(["net-dumpxml", "--inactive", `${LEASE_PREFIX}${ip}`]);
+    await this.define(leaseXml(ip, record), `public address ${ip}`);
+    const publicNetwork = parseNetwork(await this.virsh.run(["net-dumpxml", record.plan.publicNetwork.name]));
+    if (publicNetwork.hasDhcp && !publicNetwork.dhcpHosts.some((host) => host.ip === ip)) {
+      await this.updateDhcp("add", ip, record);
+    }
+    return present === undefined;
+  }
+
+  private async releaseAddress(ip: string, record: ClusterRecord): Promise<void> {
+    const xml = await this.virsh.runIfThere(["net-dumpxml", "--inactive", `${LEASE_PREFIX}${ip}`]);
+    if (xml === undefined || parseNetwork(xml).lease?.cluster !== record.name) {
+      return;
+    }
+    const publicXml = await this.virsh.runIfThere(["net-dumpxml", record.plan.publicNetwork.name]);
+    if (
+      publicXml !== undefined &&
+      parseNetwork(publicXml).dhcpHosts.some((host) => host.ip === ip && host.name === record.name)
+    ) {
+      await this.updateDhcp("delete", ip, record);
+    }
+    await ifThere(this.virsh.run(["net-undefine", `${LEASE_PREFIX}${ip}`]));
+  }
+
+  private async updateDhcp(action: "add" | "delete", ip: string, record: ClusterRecord): Promise<void> {
+    const host = `<host mac='${record.plan.frontend.publicMac}' name='${record.name}' ip='${ip}'/>`;
+    await this.virsh.run([
+      "net-update",
+      record.plan.publicNetwork.name,
+      action,
+      "ip-dhcp-host",
+      host,
+      "--live",
+      "--config",
+    ]);
+  }
+
+  private async removeNetwork(name: string): Promise<void> {
+    await this.virsh.run(["net-destroy", name]).catch((error) => {
+      if (!(error instanceof NotFound) && !/not active/.test((error as Error).message)) {
+        throw error;
+      }
+    });
+    await ifThere(this.virsh.run(["net-undefine", name]));
+  }
+
+  private async ensureKeys(name: string): Promise<{ keys: PrivateKeys; made: boolean }> {
+    const volume = keysVolume(name);
+    const present = parseKeys(await this.volumes.read(volume));
+    if (present) {
+      return { keys: present, made: false };
+    }
+    // What is there and can't be read is half-written: no node was made with it.
+    await this.volumes.remove(volume);
+    const keys = { hostKey: await makeKeyPair("host"), rootKey: await makeKeyPair(`root@${name}`) };
+    const content = JSON.stringify(keys);
+    await this.volumes.create(volume, Buffer.byteLength(content));
+    await this.volumes.write(volume, content);
+    return { keys, made: true };
+  }
+
+  /**
+   * A base counts as whole when the volume that says so is there. Its name is its content, so a second uploader writes
+   * the same bytes, and a broken upload is simply done again.
+   */
+  private async ensureBase(image: DiskImage, progress: Progress): Promise<void> {
+    const [base, complete] = [baseVolume(image.digest), completeVolume(image.digest)];
+    const present = await this.volumes.list();
+    if (present.has(base) && present.has(complete)) {
+      return;
+    }
+    const file = await locateDisk(image.digest);
+    if (!file) {
+      throw new NotFound(
+        "the base image",
+        `no file here holds the disk ${image.digest.slice(0, 16)}…`,
+        "Put the image back into its repository and run `pulumi up`",
+      );
+    }
+    progress(`copying the base image to the site (${Math.ceil(image.size / 1024 / 1024)} MiB, holes left out)`);
+    const started = Date.now();
+    await this.volumes.create(base, image.size);
+    await this.volumes.upload(base, file, { sparse: true, timeoutSeconds: UPLOAD_SECONDS });
+    await this.volumes.create(complete, 0);
+    progress(`base image stored in ${((Date.now() - started) / 1000).toFixed(1)} s; every node shares it`);
+  }
+
+  private async removeUnusedBases(digests: readonly string[]): Promise<void> {
+    // The sign of wholeness goes first: a cluster that comes now uploads again rather than trust a base on its way out.
+    await this.volumes.remove(...digests.map(completeVolume));
+    const inUse = new Set(
+      (await listClusters(this.virsh)).flatMap(({ image }) => [image.frontend.digest, image.compute.digest]),
+    );
+    for (const digest of new Set(digests)) {
+      if (inUse.has(digest)) {
+        await this.volumes.create(completeVolume(digest), 0);
+      } else {
+        await this.volumes.remove(baseVolume(digest));
+      }
+    }
+  }
+}
+
+export function baseVolume(digest: string): string {
+  return `vc-base-${digest}.raw`;
+}
+
+function completeVolume(digest: string): string {
+  return `vc-base-${digest}.complete`;
+}
+
+function keysVolume(cluster: string): string {
+  return `${cluster}-keys`;
+}
+
+async function makeKeyPair(comment: string): Promise<KeyPair> {
+  return inTemporaryFolder(async (folder) => {
+    const file = join(folder, "key");
+    await execa("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", file], { stdin: "ignore" });
+    const [secret, open] = await Promise.all([readFile(file, "utf8"), readFile(`${file}.pub`, "utf8")]);
+    return { private: secret, public: open.trim().split(" ").slice(0, 2).join(" ") };
+  });
+}
+
+function parseKeys(content: string | undefined): PrivateKeys | undefined {
+  try {
+    const keys = JSON.parse(content ?? "") as Partial<PrivateKeys>;
+    const whole = [keys.hostKey, keys.rootKey].every((pair) => pair?.private && pair.public);
+    return whole ? (keys as PrivateKeys) : undefined;
+  } catch {
+    return undefined;
+  }
+}

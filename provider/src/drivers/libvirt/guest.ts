@@ -1,0 +1,268 @@
+import { setTimeout } from "node:timers/promises";
+import { execa } from "execa";
+import { Batcher } from "../batcher";
+import type { ClusterRecord, WaitLimits } from "../driver";
+import { NotReady, SiteFailure } from "../errors";
+import type { Virsh } from "./virsh";
+
+/** The guest program of our images. */
+const GUEST_PROGRAM = "/usr/sbin/vc-guest";
+const AGENT_SECONDS = 3;
+const POLL_MS = 1000;
+/** The guest agent comes up within seconds of a boot; an image without one is asked over ssh from then on. */
+const SSH_AFTER_SECONDS = 45;
+const SSH_EVERY_SECONDS = 10;
+const PROGRESS_EVERY_SECONDS = 15;
+
+/** What `vc-guest status` says, or how far we got in asking. */
+export type GuestStatus =
+  | { readonly kind: "stopped"; readonly domainState: string }
+  | { readonly kind: "silent" }
+  | { readonly kind: "foreign" }
+  | {
+      readonly kind: "guest";
+      readonly state: "ready" | "configuring" | "failed";
+      readonly message: string;
+      readonly digest: string;
+    };
+
+/** Reaches into running guests: through the guest agent, else over ssh. */
+export class Guests {
+  private readonly statuses: Batcher<string, GuestStatus>;
+
+  constructor(
+    private readonly virsh: Virsh,
+    private readonly sshConfig: string | undefined,
+  ) {
+    this.statuses = new Batcher((domains) => this.loadStatuses(domains), 100);
+  }
+
+  /** Asked of all nodes at once this is two virsh runs, however many they are. */
+  async status(domain: string): Promise<GuestStatus> {
+    return (await this.statuses.get(domain)) ?? { kind: "silent" };
+  }
+
+  /**
+   * Waits until a guest is configured from the vc-out.xml of this digest and can be used.
+   * @throws NotReady
+   */
+  async waitReady(
+    domain: string,
+    node: string,
+    cluster: ClusterRecord,
+    digest: string,
+    limits: WaitLimits,
+  ): Promise<void> {
+    const started = Date.now();
+    const elapsed = () => (Date.now() - started) / 1000;
+    let said = 0;
+    let sshTried = 0;
+    let last = "it hasn't answered yet";
+    while (elapsed() < limits.seconds) {
+      const status = await this.status(domain);
+      if (status.kind === "guest" && status.digest === digest && status.state === "ready") {
+        return;
+      }
+      if (status.kind === "stopped") {
+        throw new NotReady(`node ${node}`, `its machine stopped while it was starting (${status.domainState})`, HINT);
+      }
+      if (status.kind === "guest" && status.state === "failed") {
+        throw new NotReady(`node ${node}`, `its guest program failed: ${status.message}`, HINT);
+      }
+      last = describe(status, digest);
+      const silent = status.kind === "silent" || status.kind === "foreign";
+      if (silent && elapsed() - sshTried > (sshTried ? SSH_EVERY_SECONDS : SSH_AFTER_SECONDS)) {
+        sshTried = elapsed();
+        if (await this.sshAnswers(node, cluster)) {
+          return;
+        }
+      }
+      if (elapsed() - said > PROGRESS_EVERY_SECONDS) {
+        said = elapsed();
+        limits.progress(`waiting until it is ready, ${Math.round(said)} s so far: ${last}`);
+      }
+      await setTimeout(POLL_MS);
+    }
+    throw new NotReady(`node ${node}`, `not ready after ${limits.seconds} s: ${last}`, HINT);
+  }
+
+  /**
+   * Hands a running guest a new vc-out.xml.
+   * @returns false when the guest offers no channel
+   * @throws SiteFailure when it took the file and failed with it
+   */
+  async replaceVcOut(domain: string, node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
+    const pid = await this.startReplace(domain, vcOut);
+    if (pid === undefined) {
+      return this.replaceOverSsh(node, cluster, vcOut);
+    }
+    for (let waited = 0; waited < 120_000; waited += 500) {
+      const result = parseExecStatus(await this.agent(domain, { execute: "guest-exec-status", arguments: { pid } }));
+      if (result) {
+        if (result.exitCode !== 0) {
+          throw new SiteFailure(
+            `node ${node}: its guest program refused the new vc-out.xml`,
+            result.output.trim().slice(-500),
+          );
+        }
+        return true;
+      }
+      await setTimeout(500);
+    }
+    throw new SiteFailure(`node ${node}: its guest program takes too long over the new vc-out.xml`);
+  }
+
+  private async startReplace(domain: string, vcOut: string): Promise<number | undefined> {
+    const answer = await this.agent(domain, {
+      execute: "guest-exec",
+      arguments: {
+        path: GUEST_PROGRAM,
+        arg: ["replace"],
+        "input-data": Buffer.from(vcOut).toString("base64"),
+        "capture-output": true,
+      },
+    });
+    return parsePid(answer);
+  }
+
+  private async agent(domain: string, command: object): Promise<string> {
+    const [answer = ""] = await this.virsh.batch([agentCommand(domain, command)]);
+    return answer;
+  }
+
+  private async loadStatuses(domains: readonly string[]): Promise<Map<string, GuestStatus>> {
+    const ask = { execute: "guest-exec", arguments: { path: GUEST_PROGRAM, arg: ["status"], "capture-output": true } };
+    const ping = { execute: "guest-ping" };
+    const first = await this.virsh.batch(
+      domains.flatMap((domain) => [["domstate", domain], agentCommand(domain, ask), agentCommand(domain, ping)]),
+    );
+    const statuses = new Map<string, GuestStatus>();
+    const asked = new Map<string, number>();
+    domains.forEach((domain, index) => {
+      const [state = "", pidAnswer = "", pong = ""] = first.slice(index * 3, index * 3 + 3);
+      const pid = parsePid(pidAnswer);
+      if (/^(shut off|crashed)/.test(state.trim())) {
+        statuses.set(domain, { kind: "stopped", domainState: state.trim() });
+      } else if (pid === undefined) {
+        statuses.set(domain, { kind: pong.includes('"return"') ? "foreign" : "silent" });
+      } else {
+        asked.set(domain, pid);
+      }
+    });
+    for (let tries = 0; asked.size > 0 && tries < 10; tries++) {
+      await setTimeout(200);
+      const pending = [...asked];
+      const answers = await this.virsh.batch(
+        pending.map(([domain, pid]) => agentCommand(domain, { execute: "guest-exec-status", arguments: { pid } })),
+      );
+      pending.forEach(([domain], index) => {
+        const result = parseExecStatus(answers[index] ?? "");
+        if (result) {
+          asked.delete(domain);
+          statuses.set(domain, parseGuestStatus(result.output));
+        }
+      });
+    }
+    return statuses;
+  }
+
+  /** An answer of any kind will do, a refusal of our key included: sshd runs, so the network is configured. */
+  private async sshAnswers(node: string, cluster: ClusterRecord): Promise<boolean> {
+    const { exitCode, stderr } = await execa("ssh", [...this.sshArguments(node, cluster), "true"], {
+      reject: false,
+      stdin: "ignore",
+      timeout: 20_000,
+    });
+    return exitCode === 0 || /Permission denied|Host key verification failed/.test(stderr ?? "");
+  }
+
+  private async replaceOverSsh(node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
+    const { exitCode } = await execa("ssh", [...this.sshArguments(node, cluster), GUEST_PROGRAM, "replace"], {
+      reject: false,
+      input: vcOut,
+      timeout: 120_000,
+    });
+    return exitCode === 0;
+  }
+
+  private sshArguments(node: string, cluster: ClusterRecord): string[] {
+    const { frontend, computes } = cluster.plan;
+    const jump = computes.some(({ name }) => name === node) ? ["-o", `ProxyJump=root@${frontend.publicIp}`] : [];
+    const address = computes.find(({ name }) => name === node)?.privateIp ?? frontend.publicIp;
+    return [
+      ...(this.sshConfig ? ["-F", this.sshConfig] : []),
+      ...["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "StrictHostKeyChecking=yes"],
+      ...knownHostsOption(cluster),
+      ...jump,
+      `root@${address}`,
+    ];
+  }
+}
+
+const HINT = "Look at the console above; `pulumi up` tries this node again";
+
+function knownHostsOption(cluster: ClusterRecord): string[] {
+  return cluster.keys
+    ? ["-o", `KnownHostsCommand=/bin/echo ${cluster.plan.frontend.publicIp} ${cluster.keys.hostKey}`]
+    : [];
+}
+
+function describe(status: GuestStatus, digest: string): string {
+  switch (status.kind) {
+    case "guest":
+      return status.digest === digest
+        ? `it says ${status.state} ${status.message}`.trim()
+        : "it hasn't taken its vc-out.xml yet";
+    case "foreign":
+      return "its guest agent answers, but there is no guest program, and sshd doesn't answer yet";
+    default:
+      return "it hasn't answered yet";
+  }
+}
+
+function agentCommand(domain: string, command: object): string[] {
+  return ["qemu-agent-command", domain, "--timeout", String(AGENT_SECONDS), JSON.stringify(command)];
+}
+
+function parsePid(answer: string): number | undefined {
+  const pid = parseReturn(answer)?.pid;
+  return typeof pid === "number" ? pid : undefined;
+}
+
+function parseExecStatus(answer: string): { exitCode: number; output: string } | undefined {
+  const result = parseReturn(answer);
+  if (result?.exited !== true) {
+    return undefined;
+  }
+  const decode = (data: unknown) => (typeof data === "string" ? Buffer.from(data, "base64").toString("utf8") : "");
+  return {
+    exitCode: typeof result.exitcode === "number" ? result.exitcode : -1,
+    output: decode(result["out-data"]) + decode(result["err-data"]),
+  };
+}
+
+function parseReturn(answer: string): Record<string, unknown> | undefined {
+  try {
+    return (JSON.parse(answer) as { return?: Record<string, unknown> }).return;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A guest may say anything; only what is understood counts. */
+function parseGuestStatus(output: string): GuestStatus {
+  try {
+    const said = JSON.parse(output) as Record<string, unknown>;
+    const state = said.state;
+    if (state === "ready" || state === "configuring" || state === "failed") {
+      return { kind: "guest", state, message: printable(said.message), digest: printable(said.digest) };
+    }
+  } catch {
+    // Falls through: not our guest program, or not whole yet.
+  }
+  return { kind: "silent" };
+}
+
+function printable(value: unknown): string {
+  return typeof value === "string" ? value.replaceAll(/[^\x20-\x7e]/g, "?").slice(0, 500) : "";
+}

@@ -1,0 +1,137 @@
+import { socketUri } from "../../default-site/libvirt";
+import { sitePaths } from "../../default-site/paths";
+import type {
+  BootRequest,
+  Capabilities,
+  ClusterKeys,
+  ClusterRecord,
+  Driver,
+  NodeRef,
+  ObservedNode,
+  Progress,
+  Shape,
+  SiteDescription,
+  StopLimits,
+  WaitLimits,
+} from "../driver";
+import type { LibvirtSettings } from "../settings";
+import { Clusters } from "./clusters";
+import { Guests } from "./guest";
+import { Nodes } from "./nodes";
+import { describeSite } from "./site";
+import { Virsh } from "./virsh";
+import { Volumes } from "./volumes";
+import { type HostCapabilities, parseCapabilities } from "./xml";
+
+const CAPABILITIES: Capabilities = {
+  macs: "fromAddress",
+  liveReconfigure: true,
+  liveResize: false,
+  mergesNodes: false,
+  readiness: true,
+  parallelNodes: 4,
+};
+
+/** Settings with nothing left to a default that may differ tomorrow. */
+export function resolveLibvirtSettings(settings: LibvirtSettings): LibvirtSettings {
+  const defaultSite = sitePaths();
+  const defaultUri = socketUri(defaultSite.socket);
+  const uri = settings.uri ?? defaultUri;
+  const sshConfig = settings.sshConfig ?? (uri === defaultUri ? defaultSite.sshConfig : undefined);
+  return {
+    ...settings,
+    uri,
+    network: settings.network ?? "public",
+    pool: settings.pool ?? "virtual-cluster",
+    ...(sshConfig && { sshConfig }),
+  };
+}
+
+/** Clusters on one libvirt host, driven through `virsh`. */
+export class LibvirtDriver implements Driver {
+  readonly capabilities = CAPABILITIES;
+  private readonly virsh: Virsh;
+  private readonly volumes: Volumes;
+  private readonly clusters: Clusters;
+  private readonly nodes: Nodes;
+  private capabilitiesRead: Promise<HostCapabilities> | undefined;
+
+  constructor(private readonly settings: LibvirtSettings) {
+    const { uri = "", pool = "", sshConfig } = resolveLibvirtSettings(settings);
+    this.virsh = new Virsh(uri);
+    this.volumes = new Volumes(this.virsh, pool);
+    this.clusters = new Clusters(this.virsh, this.volumes);
+    const guests = new Guests(this.virsh, sshConfig);
+    this.nodes = new Nodes(this.virsh, this.volumes, this.clusters, guests, async () => (await this.host()).kvm);
+  }
+
+  async siteId(): Promise<string> {
+    return (await this.host()).uuid;
+  }
+
+  async describe(): Promise<SiteDescription> {
+    const { network = "" } = resolveLibvirtSettings(this.settings);
+    const [site] = await Promise.all([
+      describeSite(this.virsh, this.settings, network),
+      this.volumes.refuseMissingPool(),
+    ]);
+    return site;
+  }
+
+  find(clusterName: string): Promise<ClusterRecord | undefined> {
+    return this.clusters.find(clusterName);
+  }
+
+  read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>> {
+    return this.nodes.read(clusterName);
+  }
+
+  diagnose(node: NodeRef): Promise<string> {
+    return this.nodes.diagnose(node);
+  }
+
+  allocate(record: ClusterRecord): Promise<ClusterKeys> {
+    return this.clusters.allocate(record);
+  }
+
+  fixImages(record: ClusterRecord, progress: Progress): Promise<void> {
+    return this.clusters.fixImages(record, progress);
+  }
+
+  release(record: ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
+    return this.clusters.release(record, options);
+  }
+
+  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
+    return this.nodes.boot(node, request);
+  }
+
+  waitFor(node: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
+    return this.nodes.waitFor(node, goal, limits);
+  }
+
+  reconfigure(node: NodeRef<ClusterRecord>, vcOut: string): Promise<"live" | "nextBoot"> {
+    return this.nodes.reconfigure(node, vcOut);
+  }
+
+  resize(node: NodeRef, shape: Shape, limits: StopLimits): Promise<"live" | "restarted"> {
+    return this.nodes.resize(node, shape, limits);
+  }
+
+  shutdown(node: NodeRef, limits: StopLimits): Promise<void> {
+    return this.nodes.shutdown(node, limits);
+  }
+
+  remove(node: NodeRef, limits: StopLimits): Promise<void> {
+    return this.nodes.remove(node, limits);
+  }
+
+  /** Asked for anew until it answers; a libvirt doesn't change under one run of the engine. */
+  private host(): Promise<HostCapabilities> {
+    this.capabilitiesRead ??= this.virsh.run(["capabilities"]).then(parseCapabilities);
+    this.capabilitiesRead.catch(() => {
+      this.capabilitiesRead = undefined;
+    });
+    return this.capabilitiesRead;
+  }
+}

@@ -1,0 +1,137 @@
+import { addressesOf, contains, hostAt, subnet, subnetOf } from "../../plan/addresses";
+import type { PublicNetwork } from "../../plan/plan";
+import type { ClusterRecord, Holder, SiteDescription } from "../driver";
+import { NotFound, NotSupported } from "../errors";
+import type { LibvirtSettings } from "../settings";
+import type { Virsh } from "./virsh";
+import { LEASE_PREFIX, type ObservedNetwork, parseCapabilities, parseNetwork } from "./xml";
+
+const DEFAULT_PRIVATE_RANGE = "10.84.0.0/16";
+const DEFAULT_OVERCOMMIT = 8;
+
+/**
+ * What a libvirt has and hands out, in two virsh runs.
+ * @throws NotFound for an unknown network, Unreachable
+ */
+export async function describeSite(virsh: Virsh, settings: LibvirtSettings, network: string): Promise<SiteDescription> {
+  const [capabilities = "", nodeinfo = "", stats = "", uuids = "", publicXml = "", leases = ""] = await virsh.batch([
+    ["capabilities"],
+    ["nodeinfo"],
+    ["domstats", "--list-active", "--vcpu", "--balloon"],
+    ["net-list", "--all", "--uuid"],
+    ["net-dumpxml", network],
+    ["net-dhcp-leases", network],
+  ]);
+  const host = parseCapabilities(capabilities);
+  const networks = await listNetworks(virsh, uuids);
+  if (!publicXml.trim()) {
+    const known = networks.map(({ name }) => name).filter((name) => !name.startsWith(LEASE_PREFIX));
+    throw new NotFound(
+      `site.network ${JSON.stringify(network)}`,
+      "is not a network of this libvirt",
+      `Known there: ${known.join(", ") || "none"}`,
+    );
+  }
+  const observed = parseNetwork(publicXml);
+  const publicNetwork = describePublicNetwork(observed, settings);
+  const running = parseStats(stats);
+  const cpus = Number(/^CPU\(s\):\s+(\d+)/m.exec(nodeinfo)?.[1] ?? 0);
+  const memory = Math.floor(Number(/^Memory size:\s+(\d+) KiB/m.exec(nodeinfo)?.[1] ?? 0) / 1024);
+  const allCpus = Math.floor(cpus * (settings.cpuOvercommit ?? DEFAULT_OVERCOMMIT));
+  return {
+    siteId: host.uuid,
+    cpus: { total: allCpus, free: allCpus - running.cpus, perNode: cpus },
+    memory: { total: memory, free: memory - running.memory },
+    publicNetwork,
+    publicAddresses: publicAddressesOf(observed, publicNetwork, settings),
+    takenAddresses: takenAddresses(networks, observed, publicNetwork, leases),
+    privateRange: settings.privateRange ?? DEFAULT_PRIVATE_RANGE,
+    takenSubnets: takenSubnets(networks),
+  };
+}
+
+/** Every network with its definition; that, not the running state, is what we write marks into. */
+async function listNetworks(virsh: Virsh, uuids: string): Promise<ObservedNetwork[]> {
+  const documents = await virsh.batch(
+    uuids
+      .split(/\s+/)
+      .filter(Boolean)
+      .map((uuid) => ["net-dumpxml", "--inactive", uuid]),
+  );
+  return documents.filter((xml) => xml.trim()).map(parseNetwork);
+}
+
+/** All clusters that this libvirt holds, whoever owns them. */
+export async function listClusters(virsh: Virsh): Promise<ClusterRecord[]> {
+  const networks = await listNetworks(virsh, await virsh.run(["net-list", "--all", "--uuid"]));
+  return networks.flatMap(({ cluster }) => (cluster ? [cluster] : []));
+}
+
+function describePublicNetwork(observed: ObservedNetwork, settings: LibvirtSettings): PublicNetwork {
+  const [own] = observed.addresses;
+  const gateway = settings.gateway ?? own?.address;
+  const netmask = settings.netmask ?? own?.netmask;
+  if (!gateway || !netmask) {
+    throw new NotSupported(
+      `site.network ${JSON.stringify(observed.name)}`,
+      "libvirt doesn't know the addresses on this network",
+      "Say them with site.gateway, site.netmask, site.dns and site.publicAddresses",
+    );
+  }
+  return {
+    name: observed.name,
+    cidr: subnetOf(gateway, netmask).cidr,
+    gateway,
+    dns: settings.dns ?? [own?.address ?? gateway],
+    domain: settings.domain ?? "local",
+  };
+}
+
+/** With DHCP on the network, a lease of ours is also a reservation there; so its range needn't be left out. */
+function publicAddressesOf(observed: ObservedNetwork, network: PublicNetwork, settings: LibvirtSettings): string[] {
+  const net = subnet(network.cidr);
+  const listed = settings.publicAddresses
+    ? addressesOf(settings.publicAddresses)
+    : addressesOf([`${hostAt(net, 1)}-${hostAt(net, -1)}`]);
+  const own = new Set([network.gateway, ...observed.addresses.map(({ address }) => address)]);
+  return listed.filter((ip) => contains(net, ip) && !own.has(ip));
+}
+
+function takenAddresses(
+  networks: readonly ObservedNetwork[],
+  observed: ObservedNetwork,
+  network: PublicNetwork,
+  dhcpLeases: string,
+): Map<string, Holder> {
+  const taken = new Map<string, Holder>([[network.gateway, { description: "the network's gateway" }]]);
+  for (const match of dhcpLeases.matchAll(/\bipv4\s+(\d+\.\d+\.\d+\.\d+)\//g)) {
+    taken.set(match[1] ?? "", { description: "a machine with a DHCP lease" });
+  }
+  for (const { ip, name } of observed.dhcpHosts) {
+    taken.set(ip, { description: `a DHCP reservation of network ${observed.name} (${name})` });
+  }
+  for (const { lease } of networks) {
+    if (lease) {
+      taken.set(lease.ip, { cluster: lease.cluster, description: `cluster ${lease.cluster} of ${lease.mark.owner}` });
+    }
+  }
+  return taken;
+}
+
+function takenSubnets(networks: readonly ObservedNetwork[]): Map<string, Holder> {
+  const taken = new Map<string, Holder>();
+  for (const { name, cluster, addresses } of networks) {
+    if (cluster) {
+      taken.set(cluster.plan.privateNetwork.cidr, { cluster: cluster.name, description: `cluster ${cluster.name}` });
+    }
+    for (const { address, netmask } of addresses) {
+      taken.set(subnetOf(address, netmask).cidr, { description: `network ${name}` });
+    }
+  }
+  return taken;
+}
+
+function parseStats(stats: string): { cpus: number; memory: number } {
+  const sum = (pattern: RegExp) => [...stats.matchAll(pattern)].reduce((total, match) => total + Number(match[1]), 0);
+  return { cpus: sum(/^\s*vcpu\.current=(\d+)/gm), memory: Math.ceil(sum(/^\s*balloon\.maximum=(\d+)/gm) / 1024) };
+}

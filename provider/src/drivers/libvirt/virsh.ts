@@ -1,0 +1,162 @@
+import { randomUUID } from "node:crypto";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { ExecaError, execa } from "execa";
+import pLimit from "p-limit";
+import { inTemporaryFolder } from "../../temporary-folder";
+import { Denied, NotFound, SiteFailure, Unreachable, VirtualClusterError } from "../errors";
+
+/** The object exists already: what an atomic reservation runs into. Known inside this driver only. */
+export class AlreadyThere extends VirtualClusterError {}
+
+export interface RunOptions {
+  readonly timeoutSeconds?: number;
+}
+
+/** libvirtd's own limits are far higher; more than this at once only makes one wait for another. */
+const PARALLEL_CALLS = 8;
+
+/** Runs `virsh` against one libvirt. Arguments go as an array; only `batch`, which takes virsh's own syntax, quotes. */
+export class Virsh {
+  private readonly limit = pLimit(PARALLEL_CALLS);
+
+  constructor(readonly uri: string) {}
+
+  /**
+   * One virsh command.
+   * @returns what it printed
+   * @throws Unreachable, Denied, NotFound, AlreadyThere, SiteFailure
+   */
+  async run(args: readonly string[], options: RunOptions = {}): Promise<string> {
+    return this.limit(async () => {
+      try {
+        return (await this.spawn(args, options)).stdout;
+      } catch (error) {
+        throw translate(error, `virsh ${args.join(" ")}`, this.uri);
+      }
+    });
+  }
+
+  /** One command whose last argument is a file with this content. */
+  async runWithFile(args: readonly string[], content: string): Promise<string> {
+    return inTemporaryFolder(async (folder) => {
+      const file = join(folder, "content");
+      await writeFile(file, content, { mode: 0o600 });
+      return this.run([...args, file]);
+    });
+  }
+
+  /** Like `run`, but undefined where the object isn't there. */
+  async runIfThere(args: readonly string[], options: RunOptions = {}): Promise<string | undefined> {
+    return ifThere(this.run(args, options));
+  }
+
+  /**
+   * Several commands in one process, for reading: each one's output, empty where it failed.
+   * @throws Unreachable, Denied
+   */
+  async batch(commands: ReadonlyArray<readonly string[]>, options: RunOptions = {}): Promise<string[]> {
+    if (commands.length === 0) {
+      return [];
+    }
+    // What guests and other users can write appears in the output, so the separator must not be guessable.
+    const separator = randomUUID();
+    const script = commands.map((command) => `${command.map(quote).join(" ")}; echo ${separator}`).join("; ");
+    return this.limit(async () => {
+      try {
+        const { stdout, stderr } = await this.spawn([script], options);
+        refuseLostConnection(stderr, this.uri);
+        return stdout.split(separator).slice(0, commands.length);
+      } catch (error) {
+        throw translate(error, `virsh ${commands[0]?.[0]} …`, this.uri);
+      }
+    });
+  }
+
+  private spawn(args: readonly string[], options: RunOptions) {
+    return execa("virsh", ["--quiet", "--connect", this.uri, ...args], {
+      stdin: "ignore",
+      env: { LC_ALL: "C" },
+      timeout: (options.timeoutSeconds ?? 120) * 1000,
+      stripFinalNewline: false,
+      maxBuffer: 256 * 1024 * 1024,
+    });
+  }
+}
+
+/** The value, or undefined where the promise failed because the object isn't there. */
+export async function ifThere<T>(promise: Promise<T>): Promise<T | undefined> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error instanceof NotFound) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+/** virsh's own quoting: inside double quotes a backslash takes the next character as it is. */
+function quote(word: string): string {
+  return /^[\w.:/=-]+$/.test(word) ? word : `"${word.replaceAll(/["\\]/g, "\\$&")}"`;
+}
+
+const UNREACHABLE =
+  /failed to connect|Failed to connect|Cannot recv data|End of file while reading|Connection (refused|reset)|client socket is closed|Broken pipe|Unable to resolve/i;
+const DENIED = /Permission denied|access denied|authentication (failed|unavailable)|operation .* forbidden/i;
+const NOT_FOUND = /not found|failed to get (domain|network|pool|vol)|no (domain|network|storage \w+) with matching/i;
+const ALREADY_THERE = /already exists|exists already|already in use/i;
+
+/** libvirt tells errors apart by number on the wire, but virsh prints only text; this is the one place that reads it. */
+function translate(error: unknown, command: string, uri: string): Error {
+  if (!(error instanceof ExecaError)) {
+    return error as Error;
+  }
+  if (error.code === "ENOENT") {
+    return new Unreachable("libvirt", "the program virsh is not installed", "Install libvirt-clients");
+  }
+  if (error.timedOut) {
+    return new Unreachable(
+      `libvirt at ${uri}`,
+      `no answer to "${command}" in time`,
+      "See whether libvirtd hangs there",
+    );
+  }
+  const said = lastWords(String(error.stderr ?? ""));
+  if (DENIED.test(said)) {
+    return new Denied(`libvirt at ${uri}`, said, "See whether this user may use that libvirt (group libvirt)");
+  }
+  if (UNREACHABLE.test(said)) {
+    return unreachable(uri, said);
+  }
+  if (NOT_FOUND.test(said)) {
+    return new NotFound(command, said);
+  }
+  return ALREADY_THERE.test(said)
+    ? new AlreadyThere(command, said)
+    : new SiteFailure(command, said || error.shortMessage);
+}
+
+function refuseLostConnection(stderr: string, uri: string): void {
+  const said = lastWords(stderr);
+  if (UNREACHABLE.test(said)) {
+    throw unreachable(uri, said);
+  }
+}
+
+function unreachable(uri: string, said: string): Unreachable {
+  return new Unreachable(
+    `libvirt at ${uri} can't be reached`,
+    said,
+    "Start it (the default site with `npm run site:start`), or name another in site.uri",
+  );
+}
+
+function lastWords(stderr: string): string {
+  return stderr
+    .split("\n")
+    .map((line) => line.replace(/^error: /, "").trim())
+    .filter(Boolean)
+    .slice(-3)
+    .join("; ");
+}

@@ -1,0 +1,22 @@
+import type { ClusterRef, Mark } from "./driver";
+import { ForeignOwner } from "./errors";
+
+const IDENTITY = ["owner", "organization", "project", "stack", "cluster"] as const;
+
+/** Whether a mark is that of this very cluster of this very owner. */
+export function isOurs(mark: Mark | undefined, cluster: ClusterRef): boolean {
+  return mark !== undefined && IDENTITY.every((key) => mark[key] === cluster.mark[key]);
+}
+
+/** @throws ForeignOwner naming whose it is */
+export function refuseForeign(what: string, mark: Mark | undefined, cluster: ClusterRef): void {
+  if (!isOurs(mark, cluster)) {
+    throw new ForeignOwner(
+      what,
+      mark
+        ? `belongs to ${mark.owner} (cluster ${mark.cluster} of stack ${mark.organization}/${mark.project}/${mark.stack})`
+        : "exists and carries no mark of a virtual cluster",
+      "Give this cluster another clusterName",
+    );
+  }
+}

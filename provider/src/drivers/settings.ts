@@ -1,0 +1,46 @@
+import { z } from "zod";
+
+const libvirt = z.strictObject({
+  driver: z.literal("libvirt").default("libvirt"),
+  /** Connection URI. Default: the default site's libvirtd on this machine. */
+  uri: z
+    .string()
+    .regex(
+      /^(qemu|test)(\+[a-z0-9]+)?:\/\/\S*$/,
+      "must be a libvirt URI such as qemu:///system or qemu+ssh://host/system",
+    )
+    .optional(),
+  /** Name of the libvirt network that the frontend's public NIC joins. Default `public`. */
+  network: z.string().min(1).optional(),
+  /** Name of the storage pool for disks. Default `virtual-cluster`. */
+  pool: z.string().min(1).optional(),
+  /** Public addresses to hand out: single ones, `first-last` ranges or CIDR. Default: what the network's own range leaves. */
+  publicAddresses: z.array(z.string()).optional(),
+  /** Netmask, gateway and DNS servers of the public network. Default: what the libvirt network says. */
+  netmask: z.ipv4().optional(),
+  gateway: z.ipv4().optional(),
+  dns: z.array(z.ipv4()).optional(),
+  /** Domain of the frontend's public name. Default `local`. */
+  domain: z
+    .string()
+    .regex(/^[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?$/, "must be a domain name in lower case")
+    .optional(),
+  /** Where private subnets (/24) are cut from. Default `10.84.0.0/16`. */
+  privateRange: z.cidrv4().optional(),
+  /** How many virtual cpus may share one of the host's. Default 8. */
+  cpuOvercommit: z.number().positive().max(64).optional(),
+  /** An ssh configuration file through which nodes are reached (a jump host, say). Default: plain ssh. */
+  sshConfig: z.string().min(1).optional(),
+});
+
+const memory = z.strictObject({
+  driver: z.literal("memory"),
+  /** Sites of the same name share their state within one process. */
+  name: z.string().min(1).default("default"),
+});
+
+/** Settings of a site, told apart by `driver`. */
+export const siteSettings = z.discriminatedUnion("driver", [libvirt, memory]);
+export type SiteSettings = z.output<typeof siteSettings>;
+export type LibvirtSettings = z.output<typeof libvirt>;
+export type MemorySettings = z.output<typeof memory>;

@@ -1,0 +1,188 @@
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, open, readFile, rename, stat, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { execa } from "execa";
+import type { DiskImage } from "../drivers/driver";
+import { InvalidImage } from "../drivers/errors";
+import { home } from "../home";
+
+const SECTOR = 512;
+const EXT_MAGIC_OFFSET = 1024 + 56;
+const EXT_MAGIC = 0xef53;
+const MAGICS: ReadonlyArray<readonly [string, Buffer]> = [
+  ["qcow2", Buffer.from("QFI\xfb", "latin1")],
+  ["VMDK", Buffer.from("KDMV", "latin1")],
+  ["VHDX", Buffer.from("vhdxfile", "latin1")],
+  ["gzip", Buffer.from([0x1f, 0x8b])],
+];
+const MBR_TYPES_REFUSED: ReadonlyMap<number, string> = new Map([
+  [0x05, "an extended partition"],
+  [0x0f, "an extended partition"],
+  [0x8e, "a Linux LVM volume"],
+  [0xfd, "a Linux RAID member"],
+]);
+const MBR_GPT_PROTECTIVE = 0xee;
+
+/**
+ * Looks whether a file is a disk that can be run: RAW, with a boot loader, its first partition an ext2/3/4 root. Reads
+ * a few sectors and, through debugfs, the kernel's module lists; nothing is mounted.
+ * @throws InvalidImage with the reason
+ */
+export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest">> {
+  const invalid = (detail: string, hint = "") => new InvalidImage(`disk ${file}`, detail, hint);
+  const { size } = await stat(file);
+  const handle = await open(file, "r");
+  try {
+    const head = Buffer.alloc(64 * SECTOR);
+    await handle.read(head, 0, head.length, 0);
+    const container = MAGICS.find(([, magic]) => head.subarray(0, magic.length).equals(magic));
+    if (container) {
+      throw invalid(`is ${container[0]}, not RAW`, "Convert it with qemu-img convert -O raw");
+    }
+    if (head.readUInt16LE(510) !== 0xaa55) {
+      throw invalid("has no partition table", "The standard wants one, with the root file system first");
+    }
+    if (head.subarray(0, 440).every((byte) => byte === 0)) {
+      throw invalid("has no boot loader in its first sector", "Install one (GRUB for BIOS) into the image");
+    }
+    const rootOffset = firstPartition(head, size, invalid);
+    const magic = Buffer.alloc(2);
+    await handle.read(magic, 0, 2, rootOffset + EXT_MAGIC_OFFSET);
+    if (magic.readUInt16LE(0) !== EXT_MAGIC) {
+      throw invalid("its first partition holds no ext2, ext3 or ext4 file system", "Only these can be prepared");
+    }
+    return { size, rootOffset, devices: (await hasVirtio(file, rootOffset)) ? "virtio" : "sata" };
+  } finally {
+    await handle.close();
+  }
+}
+
+function firstPartition(head: Buffer, size: number, invalid: (detail: string, hint?: string) => Error): number {
+  const type = head.readUInt8(446 + 4);
+  const [start, end] = type === MBR_GPT_PROTECTIVE ? firstGptEntry(head, invalid) : firstMbrEntry(head, type, invalid);
+  if (start < SECTOR || end <= start || end > size) {
+    throw invalid(`its first partition (bytes ${start} to ${end}) doesn't lie inside the disk of ${size} bytes`);
+  }
+  return start;
+}
+
+function firstMbrEntry(head: Buffer, type: number, invalid: (detail: string) => Error): [number, number] {
+  if (type === 0) {
+    throw invalid("has no first partition");
+  }
+  const refused = MBR_TYPES_REFUSED.get(type);
+  if (refused) {
+    throw invalid(`its first partition is ${refused}, not a root file system`);
+  }
+  const start = head.readUInt32LE(446 + 8) * SECTOR;
+  return [start, start + head.readUInt32LE(446 + 12) * SECTOR];
+}
+
+function firstGptEntry(head: Buffer, invalid: (detail: string) => Error): [number, number] {
+  if (head.toString("latin1", SECTOR, SECTOR + 8) !== "EFI PART") {
+    throw invalid("has a protective MBR without a GPT");
+  }
+  const entries = Number(head.readBigUInt64LE(SECTOR + 72)) * SECTOR;
+  if (entries + 128 > head.length) {
+    throw invalid("its GPT keeps its entries in an unusual place");
+  }
+  return [
+    Number(head.readBigUInt64LE(entries + 32)) * SECTOR,
+    (Number(head.readBigUInt64LE(entries + 40)) + 1) * SECTOR,
+  ];
+}
+
+/** Whether some kernel inside has drivers for virtio disks and NICs, built in or as modules. */
+async function hasVirtio(file: string, rootOffset: number): Promise<boolean> {
+  const listing = await debugfsRead(file, rootOffset, "ls -p /lib/modules");
+  const kernels = listing
+    .split("\n")
+    .map((line) => line.split("/")[5] ?? "")
+    .filter((name) => /^\d[A-Za-z0-9._+~-]*$/.test(name));
+  for (const kernel of kernels) {
+    const lists = await Promise.all(
+      ["modules.builtin", "modules.dep"].map((list) =>
+        debugfsRead(file, rootOffset, `cat /lib/modules/${kernel}/${list}`),
+      ),
+    );
+    const all = lists.join("\n");
+    if (/\/virtio_blk\.ko/.test(all) && /\/virtio_net\.ko/.test(all)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+async function debugfsRead(file: string, rootOffset: number, command: string): Promise<string> {
+  const { stdout } = await execa("debugfs", ["-R", command, debugfsTarget(file, rootOffset)], {
+    maxBuffer: 8 * 1024 * 1024,
+    timeout: 30_000,
+    env: { DEBUGFS_PAGER: "cat", PAGER: "cat" },
+  });
+  return stdout;
+}
+
+/** How e2fsprogs names a file system inside a disk. */
+export function debugfsTarget(file: string, offset: number): string {
+  if (file.includes("?")) {
+    throw new InvalidImage(`disk ${file}`, "its path has a question mark, which debugfs can't take", "Rename it");
+  }
+  return `${file}?offset=${offset}`;
+}
+
+interface KnownDigest {
+  readonly file: string;
+  readonly size: number;
+  readonly mtimeMs: number;
+  readonly digest: string;
+}
+
+const KNOWN_DIGESTS = () => home("cache", "digests.json");
+
+/** The SHA-256 of a disk, hex. Computed once for a file that keeps its size and time of change. */
+export async function digestOf(file: string): Promise<string> {
+  const { size, mtimeMs } = await stat(file);
+  const known = await readKnownDigests();
+  const hit = known.find((entry) => entry.file === file && entry.size === size && entry.mtimeMs === mtimeMs);
+  if (hit) {
+    return hit.digest;
+  }
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(file, { highWaterMark: 4 * 1024 * 1024 })) {
+    hash.update(chunk as Buffer);
+  }
+  const digest = hash.digest("hex");
+  await writeKnownDigests([...known.filter((entry) => entry.file !== file), { file, size, mtimeMs, digest }]);
+  return digest;
+}
+
+/** A file of this machine that holds exactly the disk of this digest, if one is known. */
+export async function locateDisk(digest: string): Promise<string | undefined> {
+  for (const entry of await readKnownDigests()) {
+    if (entry.digest === digest) {
+      const now = await stat(entry.file).catch(() => undefined);
+      if (now?.size === entry.size && now.mtimeMs === entry.mtimeMs) {
+        return entry.file;
+      }
+    }
+  }
+  return undefined;
+}
+
+async function readKnownDigests(): Promise<readonly KnownDigest[]> {
+  try {
+    const known: unknown = JSON.parse(await readFile(KNOWN_DIGESTS(), "utf8"));
+    return Array.isArray(known) ? (known as KnownDigest[]) : [];
+  } catch {
+    return []; // A cache: without it the digests are computed again.
+  }
+}
+
+async function writeKnownDigests(known: readonly KnownDigest[]): Promise<void> {
+  const file = KNOWN_DIGESTS();
+  await mkdir(dirname(file), { recursive: true });
+  const part = `${file}.${process.pid}.part`;
+  await writeFile(part, JSON.stringify(known, null, 2));
+  await rename(part, file);
+}

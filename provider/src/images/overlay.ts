@@ -1,0 +1,146 @@
+import { chmod, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
+import { execa } from "execa";
+import { SiteFailure } from "../drivers/errors";
+import { inTemporaryFolder } from "../temporary-folder";
+import { debugfsTarget } from "./disk";
+
+const READY_LIMIT_MS = 30_000;
+const POLL_MS = 3;
+
+/** What debugfs says of folders that are there and old files that aren't. */
+const HARMLESS = /already exists|File not found by ext2_lookup/;
+
+/** A file to put into a guest's root file system; owned by root. */
+export interface GuestFile {
+  /** Absolute path in the guest. Folders on the way are made when they are missing. */
+  readonly path: string;
+  readonly content: string;
+  /** Permission bits, 0o600 for instance. */
+  readonly mode: number;
+}
+
+export interface Overlay {
+  /** The RAW base as a file on this machine, to read the guest's file system from. */
+  readonly base: string;
+  /** Where the base lies at the site: what the overlay's header says. */
+  readonly baseAtSite: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly rootOffset: number;
+  readonly files: readonly GuestFile[];
+}
+
+/**
+ * Makes a qcow2 overlay of a RAW base with files put into its ext2/3/4 root, hands its path to `use`, and removes it.
+ * Nothing is mounted and no format is probed: a storage daemon shows the overlay as a RAW file through FUSE, and
+ * debugfs writes into that. debugfs follows a guest's symbolic links inside the guest only.
+ */
+export async function withOverlay<T>(overlay: Overlay, use: (file: string, bytes: number) => Promise<T>): Promise<T> {
+  return inTemporaryFolder(async (folder) => {
+    const file = join(folder, "overlay.qcow2");
+    await run("qemu-img", [
+      ...["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", overlay.baseAtSite, file],
+      String(overlay.size),
+    ]);
+    await inject(folder, file, overlay);
+    return use(file, (await stat(file)).size);
+  });
+}
+
+async function inject(folder: string, file: string, overlay: Overlay): Promise<void> {
+  const raw = join(folder, "raw");
+  const pidFile = join(folder, "pid");
+  await writeFile(raw, "");
+  const sources = await Promise.all(
+    overlay.files.map(async ({ content, mode }, index) => {
+      const source = join(folder, `file-${index}`);
+      await writeFile(source, content, { mode: 0o600 });
+      await chmod(source, mode);
+      return source;
+    }),
+  );
+  const script = join(folder, "debugfs");
+  await writeFile(script, debugfsScript(overlay.files, sources));
+
+  const daemon = execa("qemu-storage-daemon", [
+    ...[
+      "--blockdev",
+      json({ driver: "file", "node-name": "base-file", filename: overlay.base, "read-only": true, locking: "off" }),
+    ],
+    ...["--blockdev", json({ driver: "raw", "node-name": "base", file: "base-file", "read-only": true })],
+    ...["--blockdev", json({ driver: "file", "node-name": "overlay-file", filename: file })],
+    ...["--blockdev", json({ driver: "qcow2", "node-name": "overlay", file: "overlay-file", backing: "base" })],
+    ...["--export", json({ type: "fuse", id: "export", "node-name": "overlay", mountpoint: raw, writable: true })],
+    ...["--pidfile", pidFile],
+  ]);
+  const ended = daemon.catch((error: Error) => error);
+  try {
+    await Promise.race([ready(pidFile), ended.then(refuseEarlyEnd)]);
+    // debugfs exits with 0 whatever happens; only what it says on stderr, below its banner, tells.
+    const { stderr } = await run("debugfs", ["-w", "-f", script, debugfsTarget(raw, overlay.rootOffset)]);
+    const complaints = stderr.split("\n").filter((line) => line && !/^debugfs \d/.test(line) && !HARMLESS.test(line));
+    if (complaints.length > 0) {
+      throw new SiteFailure(
+        "writing into the node's disk",
+        complaints.join("; "),
+        "The image's file system may be damaged: run e2fsck on it",
+      );
+    }
+  } finally {
+    // Not daemonized, so that its end is seen here and not left to whoever reaps orphans.
+    daemon.kill("SIGTERM");
+    await ended;
+  }
+}
+
+/** The daemon writes its pid when everything is exported. */
+async function ready(pidFile: string): Promise<void> {
+  for (let waited = 0; waited < READY_LIMIT_MS; waited += POLL_MS) {
+    const written = await stat(pidFile).catch(() => undefined);
+    if (written?.size) {
+      return;
+    }
+    await setTimeout(POLL_MS);
+  }
+  throw new SiteFailure("opening the node's disk", `qemu-storage-daemon wasn't ready after ${READY_LIMIT_MS / 1000} s`);
+}
+
+function refuseEarlyEnd(outcome: unknown): never {
+  const detail = outcome instanceof Error ? outcome.message : "qemu-storage-daemon ended";
+  throw new SiteFailure("opening the node's disk", detail, "It needs /dev/fuse");
+}
+
+/** Missing folders are made, old files replaced, and owner and mode set, as debugfs takes both from the source file. */
+function debugfsScript(files: readonly GuestFile[], sources: readonly string[]): string {
+  const folders = new Set(files.flatMap(({ path }) => ancestors(path)));
+  return [
+    ...[...folders].map((folder) => `mkdir ${folder}`),
+    ...files.flatMap(({ path, mode }, index) => [
+      `rm ${path}`,
+      `write ${quote(sources[index] ?? "")} ${path}`,
+      `set_inode_field ${path} mode 0${(0o100000 | mode).toString(8)}`,
+      `set_inode_field ${path} uid 0`,
+      `set_inode_field ${path} gid 0`,
+    ]),
+    "",
+  ].join("\n");
+}
+
+function ancestors(path: string): string[] {
+  const parts = path.split("/").slice(1, -1);
+  return parts.map((_, index) => `/${parts.slice(0, index + 1).join("/")}`);
+}
+
+function quote(path: string): string {
+  return `"${path.replaceAll('"', '""')}"`;
+}
+
+function json(options: Record<string, string | boolean>): string {
+  return JSON.stringify(options);
+}
+
+async function run(program: string, args: readonly string[]): Promise<{ stdout: string; stderr: string }> {
+  return execa(program, args, { timeout: 120_000 });
+}

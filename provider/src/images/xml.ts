@@ -1,0 +1,60 @@
+import { XMLParser, XMLValidator } from "fast-xml-parser";
+
+/** Larger than any honest XML of a repository or a site. */
+const MOST_BYTES = 16 * 1024 * 1024;
+
+/** An XML element as the parser gives it: attributes begin with `@`, text of mixed elements is `#text`. */
+export interface XmlElement {
+  readonly [name: string]: XmlValue | undefined;
+}
+export type XmlValue = string | XmlElement | readonly XmlValue[];
+
+const parser = new XMLParser({
+  ignoreAttributes: false,
+  attributeNamePrefix: "@",
+  parseTagValue: false,
+  parseAttributeValue: false,
+  ignoreDeclaration: true,
+  ignorePiTags: true,
+});
+
+/**
+ * Parses XML that comes from elsewhere. Document types are refused: nothing honest here has one, and entities are how
+ * small files become large.
+ * @throws RangeError in words for people
+ */
+export function parseXml(text: string): XmlElement {
+  if (text.length > MOST_BYTES) {
+    throw new RangeError(`is larger than ${MOST_BYTES / 1024 / 1024} MiB`);
+  }
+  if (/<!(DOCTYPE|ENTITY)/i.test(text)) {
+    throw new RangeError("has a document type or entities, which are not allowed");
+  }
+  const valid = XMLValidator.validate(text);
+  if (valid !== true) {
+    throw new RangeError(`is not well-formed XML: ${valid.err.msg} (line ${valid.err.line})`);
+  }
+  return parser.parse(text) as XmlElement;
+}
+
+/** All child elements of a name, in order. */
+export function elements(parent: XmlElement | undefined, name: string): readonly XmlElement[] {
+  const value = parent?.[name];
+  const list = value === undefined ? [] : Array.isArray(value) ? (value as readonly XmlValue[]) : [value as XmlValue];
+  return list.map((item) => (typeof item === "string" ? { "#text": item } : (item as XmlElement)));
+}
+
+/** The first child element at a path. */
+export function element(parent: XmlElement | undefined, ...path: readonly string[]): XmlElement | undefined {
+  return path.reduce<XmlElement | undefined>((at, name) => elements(at, name)[0], parent);
+}
+
+export function attribute(of: XmlElement | undefined, name: string): string | undefined {
+  const value = of?.[`@${name}`];
+  return typeof value === "string" ? value : undefined;
+}
+
+export function textOf(of: XmlElement | undefined): string {
+  const value = of?.["#text"];
+  return typeof value === "string" ? value.trim() : "";
+}

@@ -1,0 +1,229 @@
+import type { Shape, SiteDescription } from "../drivers/driver";
+import { AddressTaken, NoCapacity } from "../drivers/errors";
+import { contains, fromNumber, hostAt, hostCount, macOf, overlap, type Subnet, subnet, toNumber } from "./addresses";
+import { computeName } from "./names";
+
+/** What `check` works out before anything is made: every machine with its name, shape and addresses. */
+export interface ClusterPlan {
+  readonly frontend: FrontendPlan;
+  readonly computes: readonly NodePlan[];
+  readonly privateNetwork: PrivateNetwork;
+  readonly publicNetwork: PublicNetwork;
+}
+
+export interface NodePlan {
+  /** Host name inside the cluster. */
+  readonly name: string;
+  readonly cpus: number;
+  /** MiB. */
+  readonly memory: number;
+  readonly privateIp: string;
+  /** Lower case. */
+  readonly privateMac: string;
+}
+
+export interface FrontendPlan extends NodePlan {
+  readonly fqdn: string;
+  readonly publicIp: string;
+  readonly publicMac: string;
+}
+
+export interface PrivateNetwork {
+  readonly cidr: string;
+}
+
+export interface PublicNetwork {
+  readonly name: string;
+  readonly cidr: string;
+  readonly gateway: string;
+  readonly dns: readonly string[];
+  readonly domain: string;
+}
+
+/** What a user asks for, checked and with defaults filled in. */
+export interface ClusterWish {
+  readonly name: string;
+  readonly numCpus: number;
+  readonly cpusPerNode: number;
+  /** MiB. */
+  readonly memoryPerNode: number;
+  readonly frontend: { readonly cpus: number; readonly memory: number };
+  /** A public address of the user's choice. */
+  readonly publicIp?: string | undefined;
+}
+
+/** What was dealt before and is kept: at the site (best), else in the program's state. */
+export interface Dealt {
+  readonly privateCidr: string;
+  readonly publicIp: string;
+}
+
+/** Subnets are /24: 253 computes, and a figure that people can read. */
+const PRIVATE_PREFIX = 24;
+
+/**
+ * Lays a cluster out: the frontend has the first private address, computes count down from the last, and what was dealt
+ * before is kept. New addresses are dealt from a place that follows from the cluster's name, so that two people who plan
+ * at the same time seldom meet.
+ * @throws NoCapacity, AddressTaken
+ */
+export function planCluster(wish: ClusterWish, site: SiteDescription, dealt: Partial<Dealt> = {}): ClusterPlan {
+  const privateSubnet = subnet(dealt.privateCidr ?? dealSubnet(wish.name, site));
+  const publicIp = wish.publicIp ?? dealt.publicIp ?? dealPublicAddress(wish.name, site);
+  if (publicIp !== dealt.publicIp) {
+    refuseUnknownAddress(site, publicIp);
+  }
+  refuseForeignAddress(wish, site, publicIp);
+
+  const count = computeCount(wish);
+  if (count > hostCount(privateSubnet) - 1) {
+    throw new NoCapacity(
+      `numCpus ${wish.numCpus} makes ${count} computes`,
+      `the private network ${privateSubnet.cidr} has room for ${hostCount(privateSubnet) - 1}`,
+      "Give more cpus to each with cpusPerNode",
+    ).about("numCpus");
+  }
+  const node = (name: string, privateIp: string, shape: { cpus: number; memory: number }): NodePlan => ({
+    name,
+    cpus: shape.cpus,
+    memory: shape.memory,
+    privateIp,
+    privateMac: macOf(privateIp),
+  });
+  return {
+    frontend: {
+      ...node(wish.name, hostAt(privateSubnet, 1), wish.frontend),
+      fqdn: `${wish.name}.${site.publicNetwork.domain}`,
+      publicIp,
+      publicMac: macOf(publicIp),
+    },
+    computes: Array.from({ length: count }, (_, index) =>
+      node(computeName(index), hostAt(privateSubnet, -1 - index), {
+        cpus: wish.cpusPerNode,
+        memory: wish.memoryPerNode,
+      }),
+    ),
+    privateNetwork: { cidr: privateSubnet.cidr },
+    publicNetwork: site.publicNetwork,
+  };
+}
+
+export function computeCount(wish: { readonly numCpus: number; readonly cpusPerNode: number }): number {
+  return Math.ceil(wish.numCpus / wish.cpusPerNode);
+}
+
+/** All nodes, the frontend first. */
+export function nodesOf(plan: ClusterPlan): readonly NodePlan[] {
+  return [plan.frontend, ...plan.computes];
+}
+
+/**
+ * Refuses a plan that is larger than the site. What the cluster's present machines use counts as free.
+ * @throws NoCapacity
+ */
+export function refuseOversize(plan: ClusterPlan, site: SiteDescription, present: Iterable<Shape> = []): void {
+  const used = [...present];
+  const sum = (shapes: readonly Shape[], of: (shape: Shape) => number) =>
+    shapes.reduce((total, shape) => total + of(shape), 0);
+  const largest = nodesOf(plan).reduce((one, other) => (other.cpus > one.cpus ? other : one));
+  if (largest.cpus > site.cpus.perNode) {
+    throw new NoCapacity(
+      `${largest.name} asks for ${largest.cpus} cpus`,
+      `a node at this site can have at most ${site.cpus.perNode}`,
+      "Lower cpusPerNode or frontend.cpus",
+    ).about(largest === plan.frontend ? "frontend" : "cpusPerNode");
+  }
+  const nodes = nodesOf(plan);
+  const asked = { cpus: sum(nodes, (node) => node.cpus), memory: sum(nodes, (node) => node.memory) };
+  const free = {
+    cpus: site.cpus.free + sum(used, (shape) => shape.cpus),
+    memory: site.memory.free + sum(used, (shape) => shape.memory),
+  };
+  if (asked.cpus > free.cpus) {
+    throw new NoCapacity(
+      `the cluster asks for ${asked.cpus} cpus`,
+      `the site has ${free.cpus} of ${site.cpus.total} free`,
+      "Lower numCpus",
+    ).about("numCpus");
+  }
+  if (asked.memory > free.memory) {
+    throw new NoCapacity(
+      `the cluster asks for ${asked.memory} MiB of memory`,
+      `the site has ${free.memory} of ${site.memory.total} MiB free`,
+      "Lower memoryPerNode, frontend.memory or numCpus",
+    ).about("memoryPerNode");
+  }
+}
+
+function dealSubnet(name: string, site: SiteDescription): string {
+  const range = subnet(site.privateRange);
+  const taken = [...site.takenSubnets.keys()].map(subnet);
+  const count = 2 ** Math.max(0, PRIVATE_PREFIX - range.prefix);
+  const first = startFor(name, count);
+  for (let step = 0; step < count; step++) {
+    const candidate = nthSubnet(range, (first + step) % count);
+    if (!taken.some((other) => overlap(candidate, other))) {
+      return candidate.cidr;
+    }
+  }
+  throw new NoCapacity(
+    "no private subnet is left",
+    `all /${PRIVATE_PREFIX} networks of ${range.cidr} are in use`,
+    "Give the site another privateRange",
+  ).about("site");
+}
+
+function nthSubnet(range: Subnet, place: number): Subnet {
+  return subnet(`${fromNumber(toNumber(range.network) + place * 2 ** (32 - PRIVATE_PREFIX))}/${PRIVATE_PREFIX}`);
+}
+
+function dealPublicAddress(name: string, site: SiteDescription): string {
+  const count = site.publicAddresses.length;
+  const first = startFor(name, count);
+  for (let step = 0; step < count; step++) {
+    const candidate = site.publicAddresses[(first + step) % count];
+    if (candidate && !site.takenAddresses.has(candidate)) {
+      return candidate;
+    }
+  }
+  throw new NoCapacity(
+    "no public address is left",
+    `all ${count} that the site hands out on network ${site.publicNetwork.name} are in use`,
+    "Destroy a cluster, or give the site more publicAddresses",
+  ).about("site");
+}
+
+function refuseUnknownAddress(site: SiteDescription, publicIp: string): void {
+  if (!contains(subnet(site.publicNetwork.cidr), publicIp) || !site.publicAddresses.includes(publicIp)) {
+    throw new AddressTaken(
+      `publicIp ${publicIp}`,
+      `is not among the addresses that the site hands out (${summarise(site.publicAddresses)})`,
+      "Choose one of them, or leave publicIp out",
+    ).about("publicIp");
+  }
+}
+
+function refuseForeignAddress(wish: ClusterWish, site: SiteDescription, publicIp: string): void {
+  const holder = site.takenAddresses.get(publicIp);
+  if (holder && holder.cluster !== wish.name) {
+    throw new AddressTaken(
+      `publicIp ${publicIp}`,
+      `is in use by ${holder.description}`,
+      "Choose another, or leave publicIp out",
+    ).about("publicIp");
+  }
+}
+
+function summarise(addresses: readonly string[]): string {
+  const [first, last] = [addresses[0], addresses.at(-1)];
+  return !first ? "none" : first === last ? first : `${first} … ${last}`;
+}
+
+/** FNV-1a: any spread will do. */
+function startFor(name: string, count: number): number {
+  let hash = 0x811c9dc5;
+  for (const character of name) {
+    hash = Math.imul(hash ^ character.charCodeAt(0), 0x01000193) >>> 0;
+  }
+  return count > 0 ? hash % count : 0;
+}

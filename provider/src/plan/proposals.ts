@@ -1,0 +1,36 @@
+import type { Holder, SiteDescription } from "../drivers/driver";
+import type { ClusterPlan } from "./plan";
+
+/**
+ * What has been planned in this process and isn't at the site yet, so that two clusters of one program never get the
+ * same address.
+ */
+class Proposals {
+  private readonly bySite = new Map<string, Map<string, ClusterPlan>>();
+
+  propose(siteId: string, cluster: string, plan: ClusterPlan): void {
+    const clusters = this.bySite.get(siteId) ?? new Map<string, ClusterPlan>();
+    this.bySite.set(siteId, clusters.set(cluster, plan));
+  }
+
+  /** Forgets a plan that has been reserved at the site, or given up. */
+  settle(siteId: string, cluster: string): void {
+    this.bySite.get(siteId)?.delete(cluster);
+  }
+
+  /** The site as it will be when all other plans have come true. */
+  withOthers(site: SiteDescription, cluster: string): SiteDescription {
+    const addresses = new Map<string, Holder>(site.takenAddresses);
+    const subnets = new Map<string, Holder>(site.takenSubnets);
+    for (const [other, plan] of this.bySite.get(site.siteId) ?? []) {
+      if (other !== cluster) {
+        const holder = { cluster: other, description: `cluster ${other} of this program` };
+        addresses.set(plan.frontend.publicIp, addresses.get(plan.frontend.publicIp) ?? holder);
+        subnets.set(plan.privateNetwork.cidr, subnets.get(plan.privateNetwork.cidr) ?? holder);
+      }
+    }
+    return { ...site, takenAddresses: addresses, takenSubnets: subnets };
+  }
+}
+
+export const proposals = new Proposals();

@@ -1,0 +1,89 @@
+import { z } from "zod";
+import type { FrontendPlan, NodePlan } from "../plan/plan";
+import { frontendVcOut } from "../vc-out/dialect-b";
+import type { LifeCycle, Properties } from "./host";
+import {
+  checkNode,
+  diffNode,
+  ensureNode,
+  NODE_POLICIES,
+  type NodeInputs,
+  nodeArgs,
+  nodeId,
+  readNode,
+  removeNode,
+} from "./node";
+import { IN_PLACE, type PolicyTable, refused } from "./policy";
+
+// ── Types ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export interface FrontendNodeInputs extends NodeInputs {
+  readonly publicIp: string;
+  readonly publicMac: string;
+  /** Whom the frontend knows: exactly the computes of the plan. */
+  readonly computes: readonly NodePlan[];
+  /** Who may log in as root. */
+  readonly publicKey: string;
+}
+
+const args = z.strictObject({
+  ...nodeArgs,
+  publicIp: z.string().min(1),
+  publicMac: z.string().min(1),
+  computes: z.array(
+    z.strictObject({
+      name: z.string(),
+      cpus: z.int(),
+      memory: z.int(),
+      privateIp: z.string(),
+      privateMac: z.string(),
+    }),
+  ),
+  publicKey: z.string().min(1),
+});
+
+// ── Update policy ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+const keepsItsPlace = refused(
+  "the frontend's disk holds data that a replacement would lose",
+  "Destroy the cluster first",
+);
+
+export const FRONTEND_NODE_POLICIES: PolicyTable<FrontendNodeInputs> = {
+  ...NODE_POLICIES,
+  clusterId: keepsItsPlace,
+  siteId: keepsItsPlace,
+  node: keepsItsPlace,
+  privateIp: keepsItsPlace,
+  privateMac: keepsItsPlace,
+  publicIp: keepsItsPlace,
+  publicMac: keepsItsPlace,
+  computes: IN_PLACE,
+  publicKey: IN_PLACE,
+};
+
+// ── Life cycle ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Boot, for the frontend: owns its machine, its disk with the users' data, and its vc-out.xml. */
+export function frontendNodeLifeCycle(): LifeCycle {
+  return {
+    check: async (olds, news) => checkNode(args, FRONTEND_NODE_POLICIES, olds, news),
+    diff: async (_id, olds, news) => diffNode(FRONTEND_NODE_POLICIES, olds, news),
+    create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, false) }),
+    read: readNode,
+    update: async (_id, _olds, news) => ({ outs: await ensure(news, true) }),
+    delete: (_id, props) => removeNode(props),
+  };
+}
+
+async function ensure(news: Properties, keepDisk: boolean): Promise<Properties> {
+  const inputs = inputsOf(news);
+  return ensureNode(inputs, "frontend", keepDisk, (record) => {
+    const frontend: FrontendPlan = { ...record.plan.frontend, publicIp: inputs.publicIp, publicMac: inputs.publicMac };
+    return frontendVcOut({ ...record.plan, frontend, computes: inputs.computes }, [inputs.publicKey]);
+  });
+}
+
+function inputsOf(news: Properties): FrontendNodeInputs {
+  return news as unknown as FrontendNodeInputs;
+}

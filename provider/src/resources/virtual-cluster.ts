@@ -1,0 +1,373 @@
+import { readFile } from "node:fs/promises";
+import { homedir } from "node:os";
+import { isAbsolute } from "node:path";
+import { z } from "zod";
+import type { ClusterKeys, ClusterRecord, Driver, ImageRecord } from "../drivers/driver";
+import { Unreachable } from "../drivers/errors";
+import { isOurs, refuseForeign } from "../drivers/ownership";
+import { connect, resolveSettings } from "../drivers/registry";
+import { Reverter } from "../drivers/reverter";
+import { type SiteSettings, siteSettings } from "../drivers/settings";
+import { home } from "../home";
+import { digestOf, examineDisk } from "../images/disk";
+import { findImage, type LocalImage } from "../images/repository";
+import { CLUSTER_NAME, clusterNameOf } from "../plan/names";
+import { type ClusterPlan, type ClusterWish, planCluster, refuseOversize } from "../plan/plan";
+import { proposals } from "../plan/proposals";
+import { type Context, clusterIdOf, failureOf, openSite, progressOf } from "./context";
+import {
+  type CheckFailure,
+  type CheckResult,
+  type DiffResult,
+  isKnown,
+  type LifeCycle,
+  PartialFailure,
+  type Properties,
+  withoutUndefined,
+} from "./host";
+import { diffByPolicy, IN_PLACE, KEPT, kept, type PolicyTable, refusals, refused } from "./policy";
+import { findPublicKey, parsePublicKey } from "./public-key";
+
+// ── Types ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** What a program says; `sdk/` documents each. */
+const args = z.strictObject({
+  organization: z.string().min(1),
+  project: z.string().min(1),
+  stack: z.string().min(1),
+  name: z.string().min(1),
+  clusterName: z
+    .string()
+    .regex(CLUSTER_NAME, "must begin with a letter and hold at most 63 lower-case letters, digits and dashes")
+    .refine((name) => !name.endsWith("-"), "must not end with a dash")
+    .optional(),
+  image: z.string().min(1, "must be a vc name"),
+  repository: z.string().min(1).optional(),
+  numCpus: z.int("must be a whole number").min(0, "must not be negative").default(0),
+  cpusPerNode: z.int("must be a whole number").min(1, "must be at least 1").default(1),
+  memoryPerNode: z.int("must be whole MiB").min(64, "must be at least 64 MiB").default(512),
+  frontend: z
+    .strictObject({
+      cpus: z.int("must be a whole number").min(1, "must be at least 1").default(1),
+      memory: z.int("must be whole MiB").min(64, "must be at least 64 MiB").default(512),
+    })
+    .prefault({}),
+  publicKey: z.string().optional(),
+  publicIp: z.ipv4("must be an IPv4 address").optional(),
+  keepBaseImage: z.boolean().default(false),
+  site: z.preprocess((site) => ({ driver: "libvirt", ...(site as object) }), siteSettings).optional(),
+});
+type Args = z.output<typeof args>;
+
+/** The checked inputs: every default filled in, the plan worked out. In a preview these are the outputs. */
+export interface VirtualClusterInputs extends Omit<Args, "site" | "clusterName" | "repository" | "publicKey"> {
+  readonly clusterName: string;
+  readonly repository: string;
+  readonly publicKey: string;
+  readonly owner: string;
+  readonly site: SiteSettings;
+  readonly siteId: string;
+  readonly plan: ClusterPlan;
+}
+
+export interface VirtualClusterOutputs extends VirtualClusterInputs {
+  readonly stateVersion: 1;
+  readonly ready: boolean;
+  readonly createdAt: string;
+  readonly imageRecord: ImageRecord;
+  readonly keys: ClusterKeys;
+  /** Arguments of `ssh`, the program's name left out. */
+  readonly sshArguments: readonly string[];
+  /** A command line for a shell. */
+  readonly ssh: string;
+  /** A line for a known_hosts file. */
+  readonly knownHosts: string;
+}
+
+// ── Update policy ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+const HAS_DATA = "the frontend's disk holds data that would be lost";
+const MAKE_ANOTHER = "Destroy this cluster first, or make another beside it";
+
+export const VIRTUAL_CLUSTER_POLICIES: PolicyTable<VirtualClusterInputs> = {
+  organization: KEPT,
+  project: KEPT,
+  stack: KEPT,
+  name: KEPT,
+  owner: KEPT,
+  clusterName: refused("it is part of every name at the site", MAKE_ANOTHER),
+  image: refused(HAS_DATA, MAKE_ANOTHER),
+  repository: IN_PLACE,
+  numCpus: IN_PLACE,
+  cpusPerNode: IN_PLACE,
+  memoryPerNode: IN_PLACE,
+  frontend: IN_PLACE,
+  publicKey: IN_PLACE,
+  publicIp: refused("people and scripts reach the frontend by it", MAKE_ANOTHER),
+  keepBaseImage: IN_PLACE,
+  site: refused("a cluster can't move", MAKE_ANOTHER),
+  siteId: refused("a cluster can't move", MAKE_ANOTHER),
+  plan: IN_PLACE,
+};
+
+// ── Life cycle ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const DESCRIBE_LIMIT_SECONDS = 10;
+
+/**
+ * Fix images and allocate: owns the cluster's networks, addresses, keys and prepared images. Its `check` is the only one
+ * that asks the site; what it plans is what `create` reserves.
+ */
+export function virtualClusterLifeCycle(context: Context): LifeCycle {
+  return { check, diff, create, read, update, delete: remove };
+
+  async function check(olds: Properties, news: Properties): Promise<CheckResult> {
+    const { __provider, ...given } = news;
+    if (!isKnown(given)) {
+      // Something of another resource's is still unknown: the plan is made when it is known.
+      return { inputs: news, failures: [] };
+    }
+    const parsed = args.safeParse({ ...withConfiguration(given, context), ...kept(IDENTITY_POLICIES, olds) });
+    if (!parsed.success) {
+      return { inputs: news, failures: parsed.error.issues.map(issueOf) };
+    }
+    const wish = parsed.data;
+    const failures: CheckFailure[] = [];
+    const collect = async <T>(property: string, work: () => Promise<T>): Promise<T | undefined> => {
+      try {
+        return await work();
+      } catch (error) {
+        failures.push(failureOf(error, property));
+        return undefined;
+      }
+    };
+
+    const clusterName =
+      wish.clusterName ?? (olds.clusterName as string | undefined) ?? clusterNameOf({ ...wish, cluster: wish.name });
+    const mark = { owner: (olds.owner as string | undefined) ?? context.owner, ...identityOf(wish) };
+    const repository = wish.repository ?? home("images");
+    const site = resolveSettings(wish.site ?? { driver: "libvirt" });
+    const [publicKey, , planned] = await Promise.all([
+      collect("publicKey", () => publicKeyFor(wish.publicKey, olds.publicKey)),
+      // An existing cluster has its disks at the site: it needs its repository no more.
+      collect("image", async () => olds.image === wish.image || (await findImage(repository, wish.image))),
+      collect("site", () => plan({ ...wish, name: clusterName }, site, mark)),
+    ]);
+    if (!publicKey || !planned || failures.length > 0) {
+      return { inputs: news, failures };
+    }
+    const inputs = withoutUndefined<VirtualClusterInputs>({
+      ...wish,
+      clusterName,
+      owner: mark.owner,
+      repository,
+      publicKey,
+      site,
+      siteId: planned.siteId,
+      plan: planned.plan,
+    });
+    return {
+      inputs: { ...inputs, __provider },
+      failures: Object.keys(olds).length > 1 ? refusals(VIRTUAL_CLUSTER_POLICIES, olds, { ...inputs }) : [],
+    };
+  }
+
+  async function diff(_id: string, olds: Properties, news: Properties): Promise<DiffResult> {
+    return diffByPolicy(VIRTUAL_CLUSTER_POLICIES, olds, news, olds.ready !== true);
+  }
+
+  async function create(properties: Properties) {
+    const inputs = properties as unknown as VirtualClusterInputs;
+    const driver = await openSite(inputs.site, inputs.siteId);
+    const held = await driver.find(inputs.clusterName);
+    const progress = progressOf(inputs.clusterName);
+    progress("looking at the image");
+    const imageRecord = held?.image ?? (await recordImage(await findImage(inputs.repository, inputs.image)));
+    const record = recordOf(inputs, held?.mark.createdAt ?? new Date().toISOString(), imageRecord);
+
+    await using reverter = new Reverter();
+    const keys = await driver.allocate(record);
+    if (!held) {
+      reverter.add(() => driver.release(record, { keepBaseImage: inputs.keepBaseImage }));
+    }
+    progress(`network ${inputs.plan.privateNetwork.cidr} and address ${inputs.plan.frontend.publicIp} are reserved`);
+    await driver.fixImages(record, progress);
+    reverter.succeed();
+    proposals.settle(inputs.siteId, inputs.clusterName);
+    return { id: clusterIdOf(record), outs: outputsOf(inputs, record, keys) };
+  }
+
+  async function read(id: string, props: Properties) {
+    const outs = props as unknown as VirtualClusterOutputs;
+    const driver = await openSite(outs.site, outs.siteId);
+    const expected = recordOf(outs, outs.createdAt, outs.imageRecord);
+    const found = await driver.find(outs.clusterName);
+    if (!found || !isOurs(found.mark, expected)) {
+      const left = await machinesOf(driver, expected);
+      return left.length === 0 ? { id: "", props: {} } : { id, props: { ...props, ready: false } };
+    }
+    return { id, props: { ...props, plan: found.plan } };
+  }
+
+  async function update(id: string, olds: Properties, news: Properties) {
+    const inputs = news as unknown as VirtualClusterInputs;
+    const old = olds as unknown as VirtualClusterOutputs;
+    const driver = await openSite(inputs.site, inputs.siteId);
+    const record = recordOf(inputs, old.createdAt, old.imageRecord);
+    const keys = await driver.allocate(record);
+    const outs = outputsOf(inputs, record, keys);
+    try {
+      await driver.fixImages(record, progressOf(inputs.clusterName));
+    } catch (error) {
+      throw new PartialFailure(id, { ...outs, ready: false }, news, (error as Error).message);
+    }
+    return { outs };
+  }
+
+  async function remove(_id: string, props: Properties): Promise<void> {
+    const outs = props as unknown as VirtualClusterOutputs;
+    const driver = await openSite(outs.site, outs.siteId);
+    const record = recordOf(outs, outs.createdAt, outs.imageRecord);
+    // Nodes delete their own machines. What is left was made by a create that was cut off before the state knew it.
+    await Promise.all(
+      (await machinesOf(driver, record)).map((node) => driver.remove({ cluster: record, node }, { graceSeconds: 0 })),
+    );
+    await driver.release(record, { keepBaseImage: outs.keepBaseImage });
+  }
+}
+
+// ── Helpers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const IDENTITY_POLICIES = { organization: KEPT, project: KEPT, stack: KEPT, name: KEPT } as const;
+
+/** Explicit settings first, then the stack's configuration (`virtual-cluster:site`, `virtual-cluster:repository`). */
+function withConfiguration(given: Properties, context: Context): Properties {
+  const site = context.config("site");
+  const repository = context.config("repository");
+  return {
+    ...(site !== undefined && { site: parseJson(site) }),
+    ...(repository !== undefined && { repository }),
+    ...given,
+  };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+function identityOf(wish: Pick<Args, "organization" | "project" | "stack" | "name">) {
+  return { organization: wish.organization, project: wish.project, stack: wish.stack, cluster: wish.name };
+}
+
+/** What the site holds under our mark is the plan; only the rest is dealt. */
+async function plan(wish: ClusterWish, site: SiteSettings, mark: Omit<ClusterRecord["mark"], "version" | "createdAt">) {
+  const driver = connect(site);
+  const [description, held, machines] = await withinSeconds(
+    DESCRIBE_LIMIT_SECONDS,
+    Promise.all([driver.describe(), driver.find(wish.name), driver.read(wish.name)]),
+  );
+  if (held) {
+    refuseForeign(`cluster ${wish.name}`, held.mark, { name: wish.name, mark });
+  }
+  const known = proposals.withOthers(description, wish.name);
+  const planned = planCluster(wish, known, {
+    ...(held && { privateCidr: held.plan.privateNetwork.cidr, publicIp: held.plan.frontend.publicIp }),
+  });
+  refuseOversize(
+    planned,
+    known,
+    [...machines.values()].filter(({ state }) => state === "running"),
+  );
+  proposals.propose(description.siteId, wish.name, planned);
+  return { siteId: description.siteId, plan: planned };
+}
+
+async function withinSeconds<T>(seconds: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const limit = new Promise<never>((_, reject) => {
+    const late = new Unreachable(
+      "the site",
+      `no answer within ${seconds} s`,
+      "See whether it is overloaded, then try again",
+    );
+    timer = setTimeout(() => reject(late), seconds * 1000);
+  });
+  return Promise.race([work, limit]).finally(() => clearTimeout(timer));
+}
+
+/** A key of the program's, else the one that this cluster already has, else this user's. */
+async function publicKeyFor(given: string | undefined, old: unknown): Promise<string> {
+  if (given !== undefined) {
+    const isPath = isAbsolute(given) || /^[~.]/.test(given);
+    return isPath
+      ? parsePublicKey(await readFile(given.replace(/^~(?=\/)/, homedir()), "utf8"), given)
+      : parsePublicKey(given);
+  }
+  return typeof old === "string" ? old : findPublicKey();
+}
+
+async function recordImage(image: LocalImage): Promise<ImageRecord> {
+  const disk = async (file: string) => ({ ...(await examineDisk(file)), digest: await digestOf(file) });
+  const frontend = await disk(image.frontendDisk);
+  return {
+    vcName: image.vcName,
+    frontend,
+    compute: image.computeDisk === image.frontendDisk ? frontend : await disk(image.computeDisk),
+  };
+}
+
+function recordOf(inputs: VirtualClusterInputs, createdAt: string, image: ImageRecord): ClusterRecord {
+  return {
+    name: inputs.clusterName,
+    mark: { version: 1, owner: inputs.owner, ...identityOf(inputs), createdAt },
+    site: inputs.site,
+    plan: inputs.plan,
+    image,
+    publicKeys: [inputs.publicKey],
+  };
+}
+
+function outputsOf(inputs: VirtualClusterInputs, record: ClusterRecord, keys: ClusterKeys): Properties {
+  const { publicIp } = inputs.plan.frontend;
+  const sshConfig = inputs.site.driver === "libvirt" ? inputs.site.sshConfig : undefined;
+  const sshArguments = [
+    ...(sshConfig ? ["-F", sshConfig] : []),
+    ...["-o", `KnownHostsCommand=/bin/echo ${publicIp} ${keys.hostKey}`],
+    `root@${publicIp}`,
+  ];
+  return withoutUndefined<Properties>({
+    ...inputs,
+    stateVersion: 1,
+    ready: true,
+    createdAt: record.mark.createdAt,
+    imageRecord: record.image,
+    keys,
+    sshArguments,
+    ssh: ["ssh", ...sshArguments.map(shellWord)].join(" "),
+    knownHosts: `${publicIp} ${keys.hostKey}`,
+  });
+}
+
+/** For people to paste into a shell; never run by us. */
+function shellWord(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
+/** The nodes whose machines carry this cluster's mark. */
+async function machinesOf(driver: Driver, record: ClusterRecord): Promise<string[]> {
+  const machines = await driver.read(record.name);
+  return [...machines].filter(([, machine]) => isOurs(machine.mark, record)).map(([node]) => node);
+}
+
+function issueOf(issue: z.core.$ZodIssue): CheckFailure {
+  if (issue.code === "unrecognized_keys") {
+    const property = [...issue.path, issue.keys[0]].join(".");
+    return { property, reason: `${property} is not a property of a virtual cluster` };
+  }
+  const property = issue.path.join(".") || "inputs";
+  return { property, reason: `${property} ${issue.message.replace(/^Invalid/, "is invalid:")}` };
+}

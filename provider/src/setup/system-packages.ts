@@ -1,0 +1,85 @@
+import { readFile } from "node:fs/promises";
+import { execa } from "execa";
+import { rootPrefix } from "./privilege";
+import { type Progress, SetupError } from "./setup-error";
+import { steadyProgress } from "./steady-progress";
+
+/** The Debian packages that the default site, the driver and the demo image need. */
+export const SYSTEM_PACKAGES = [
+  // The default site: libvirt and QEMU, its namespaces, its reaping parent.
+  ...["libvirt-daemon-system", "libvirt-daemon-driver-qemu", "libvirt-clients", "dnsmasq-base", "qemu-system-x86"],
+  ...["iproute2", "iptables", "mount", "tini"],
+  // The driver: overlays, what is written into them (FUSE for users other than root), ssh.
+  ...["qemu-utils", "e2fsprogs", "fuse3", "openssh-client"],
+  // The demo image.
+  ...["mmdebstrap", "grub-common", "grub-pc-bin"],
+] as const;
+
+/**
+ * Installs its arguments, as root. The packages' own libvirtd is neither started nor enabled where it wasn't there
+ * before: a policy for package scripts forbids to start anything meanwhile, and is taken away however this ends.
+ */
+const INSTALL_SCRIPT = `
+policy=/usr/sbin/policy-rc.d
+mark='# Temporary, of the virtual cluster set-up'
+had_libvirt=$(dpkg-query -W -f '\${db:Status-Status}' libvirt-daemon-system 2>/dev/null || true)
+finish() {
+  if grep -qsF "$mark" "$policy"; then rm -f "$policy"; fi
+  if [ "$had_libvirt" != installed ] && command -v systemctl >/dev/null; then
+    units=$(dpkg-query -L libvirt-daemon-system libvirt-daemon-system-systemd libvirt-daemon 2>/dev/null |
+      sed -n 's|^\\(/usr\\)\\?/lib/systemd/system/\\([^/@]*\\.\\(service\\|socket\\)\\)$|\\2|p')
+    for unit in $units; do systemctl --quiet disable "$unit" >/dev/null 2>&1 || true; done
+  fi
+}
+trap finish EXIT
+trap 'exit 130' HUP INT TERM
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\\n%s\\nexit 101\\n' "$mark" >"$policy"
+  chmod 755 "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+dpkg --configure --pending
+apt-get -q -o DPkg::Lock::Timeout=120 update
+apt-get -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends install "$@"
+`;
+
+/** The packages of {@link SYSTEM_PACKAGES} that aren't installed. */
+export async function missingSystemPackages(): Promise<string[]> {
+  const query = ["-W", "-f", "${Package} ${db:Status-Status}\\n", ...SYSTEM_PACKAGES];
+  const { stdout } = await execa("dpkg-query", query, { lines: true, reject: false });
+  const installed = new Set(stdout);
+  return SYSTEM_PACKAGES.filter((name) => !installed.has(`${name} installed`));
+}
+
+/**
+ * Installs the system packages that are missing, and none that is there.
+ *
+ * @throws SetupError on another distribution than Debian, without root, or when a package can't be had
+ */
+export async function installSystemPackages(progress: Progress): Promise<void> {
+  const release = await readFile("/etc/os-release", "utf8").catch(() => "");
+  if (!/^ID="?debian"?$/m.test(release)) {
+    throw new SetupError(
+      `Only Debian is set up by itself: on another distribution install what Debian calls ${SYSTEM_PACKAGES.join(" ")}, and use a site and an image of your own instead of the quickstart.`,
+    );
+  }
+  const missing = await missingSystemPackages();
+  if (missing.length === 0) {
+    return;
+  }
+  progress(`installing ${missing.join(" ")}`);
+  const prefix = await rootPrefix(`install Debian packages (${missing.join(" ")})`);
+  const [program = "", ...args] = [...prefix, "sh", "-euc", INSTALL_SCRIPT, "install", ...missing];
+  const installation = execa(program, args, { stdin: "inherit", lines: true, all: true, reject: false });
+  const report = steadyProgress(progress);
+  for await (const line of installation.iterable({ from: "all" })) {
+    if (/^(Get:|Unpacking|Setting up|Processing)/.test(line)) {
+      report(line);
+    }
+  }
+  const { failed, all } = await installation;
+  if (failed) {
+    const reasons = all.filter((line) => /^(E:|dpkg: error)/.test(line)).join(" ") || all.at(-1);
+    throw new SetupError(`Debian packages could not be installed (${missing.join(" ")}): ${reasons}`);
+  }
+}

@@ -1,0 +1,6 @@
+export type { ClusterPlan, FrontendPlan, NodePlan } from "@virtual-cluster/provider";
+export { Cluster, type ClusterArgs, type NodeSummary } from "./cluster";
+export { ComputeNode, type ComputeNodeArgs } from "./compute-node";
+export { FrontendNode, type FrontendNodeArgs } from "./frontend-node";
+export type { ClusterSettings, LibvirtSite, MemorySite, NodeShape, SiteArgs, WaitArgs } from "./types";
+export { VirtualCluster, type VirtualClusterArgs } from "./virtual-cluster";

@@ -1,0 +1,81 @@
+import type { Input } from "@pulumi/pulumi";
+
+/** How a node is made. */
+export interface NodeShape {
+  /** Virtual cpus. Default 1. */
+  cpus?: Input<number>;
+  /** MiB. Default 512. */
+  memory?: Input<number>;
+}
+
+/** How long `up` waits for a node. */
+export interface WaitArgs {
+  /**
+   * `ready` (default): configured from its vc-out.xml, sshd answers, and on a frontend every compute's name resolves.
+   * `running`: the machine runs. `none`: it was started.
+   */
+  waitFor?: Input<"none" | "running" | "ready">;
+  /** Seconds that each node may take. Default 300. */
+  timeout?: Input<number>;
+}
+
+/** A site that libvirt runs. All are optional: with nothing said it is the default site on this machine. */
+export interface LibvirtSite {
+  driver?: "libvirt";
+  /** Connection URI, `qemu:///system` for instance. Default: the default site's own libvirtd. */
+  uri?: string;
+  /** Name of the libvirt network that the frontend's public NIC joins. Default `public`. */
+  network?: string;
+  /** Name of the storage pool for disks. Default `virtual-cluster`. */
+  pool?: string;
+  /** Public addresses to hand out: single ones, `first-last` ranges or CIDR. Default: all of the network's subnet. */
+  publicAddresses?: string[];
+  /** Of the public network. Default: what the libvirt network says. */
+  netmask?: string;
+  gateway?: string;
+  dns?: string[];
+  /** Domain of the frontend's public name. Default `local`. */
+  domain?: string;
+  /** Where private subnets (/24) are cut from. Default `10.84.0.0/16`. */
+  privateRange?: string;
+  /** How many virtual cpus may share one of the host's. Default 8. */
+  cpuOvercommit?: number;
+  /** An ssh configuration file through which nodes are reached, with a jump host for instance. */
+  sshConfig?: string;
+}
+
+/** A site that lives in the provider's process: to try a program without any machine. */
+export interface MemorySite {
+  driver: "memory";
+  name?: string;
+}
+
+export type SiteArgs = LibvirtSite | MemorySite;
+
+/** What both `Cluster` and `VirtualCluster` take. */
+export interface ClusterSettings {
+  /** The image's vc name in the repository. */
+  image: Input<string>;
+  /** A folder with a `vcdb.txt`. Default: configuration `virtual-cluster:repository`, else where the quickstart puts its images. */
+  repository?: Input<string>;
+  /** MiB of each compute. Default 512. */
+  memoryPerNode?: Input<number>;
+  /** The frontend's shape. */
+  frontend?: Input<NodeShape>;
+  /**
+   * Who may log in as root on the frontend: a public ssh key, or the path of a file with one.
+   * Default: `~/.ssh/id_ed25519.pub` or `id_rsa.pub`.
+   */
+  publicKey?: Input<string>;
+  /** The frontend's public address. Default: one that the site has free. */
+  publicIp?: Input<string>;
+  /**
+   * What the cluster is called at its site, and its frontend's host name: a letter, then lower-case letters, digits and
+   * dashes. Default: from project, stack and the resource's name.
+   */
+  clusterName?: Input<string>;
+  /** Where it runs. Default: configuration `virtual-cluster:site` (JSON), else the default site on this machine. */
+  site?: Input<SiteArgs>;
+  /** Whether the base image stays at the site when its last cluster is destroyed. Default false. */
+  keepBaseImage?: Input<boolean>;
+}
