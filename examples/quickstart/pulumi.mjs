@@ -11,7 +11,9 @@ function load(module) {
     return require(`../../provider/dist/setup/${module}.js`);
   } catch (error) {
     if (error.code === "MODULE_NOT_FOUND") {
-      fail("Nothing is compiled yet: run `npm run quickstart` first, or `npm run quickstart -- --setup` to start nothing.");
+      fail(
+        "Nothing is compiled yet: run `npm run quickstart` first, or `npm run quickstart -- --setup` to start nothing.",
+      );
     }
     throw error;
   }
@@ -27,7 +29,9 @@ const { pulumiEnvironment } = load("pulumi-environment");
 
 const cli = findPulumiCli();
 if (!cli) {
-  fail("There is no Pulumi CLI yet: run `npm run quickstart` first, or `npm run quickstart -- --setup` to start nothing.");
+  fail(
+    "There is no Pulumi CLI yet: run `npm run quickstart` first, or `npm run quickstart -- --setup` to start nothing.",
+  );
 }
 
 const child = spawn(cli.path, process.argv.slice(2), { stdio: "inherit", env: pulumiEnvironment(cli) });

@@ -69,11 +69,14 @@ if (major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1
 }
 
 if (options.length === 0 || options.includes("--setup")) {
-  process.stdout.write(`${PLAN}\n`);
+  process.stdout.write(`${PLAN}\n[1/8] npm packages and the compiler\n`);
 }
-process.stdout.write("[1/8] npm packages and the compiler\n");
 if (!hasCurrentPackages()) {
-  run("npm", ["ci", "--no-audit", "--no-fund"], "The npm packages could not be installed (see above): is the npm registry reachable?");
+  run(
+    "npm",
+    ["ci", "--no-audit", "--no-fund"],
+    "The npm packages could not be installed (see above): is the npm registry reachable?",
+  );
 }
 const compiler = join(root, "node_modules", "typescript", "lib", "tsc.js");
 run(process.execPath, [compiler, "--build", root], "The project doesn't compile (see above).");

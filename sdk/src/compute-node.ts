@@ -1,4 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
+import { NODE_OUTPUTS } from "./outputs";
 import { shims } from "./shim";
 import type { WaitArgs } from "./types";
 import type { VirtualCluster } from "./virtual-cluster";
@@ -18,25 +19,15 @@ export class ComputeNode extends pulumi.dynamic.Resource {
   declare readonly ready: pulumi.Output<boolean>;
 
   constructor(name: string, { cluster, index, ...wait }: ComputeNodeArgs, opts?: pulumi.CustomResourceOptions) {
-    const compute = cluster.plan.apply(({ computes }) => {
-      const found = computes[index];
-      if (!found) {
-        throw new RangeError(
-          `compute ${index} isn't in the plan of its cluster, which has ${computes.length} computes`,
-        );
+    const slice = pulumi.all([cluster.plan, cluster.site, cluster.siteId]).apply(([{ computes }, site, siteId]) => {
+      const compute = computes[index];
+      if (!compute) {
+        throw new RangeError(`compute ${index} isn't in the plan of its cluster, which has ${computes.length} computes`);
       }
-      return found;
+      const { cpus, memory, privateIp, privateMac } = compute;
+      return { site, siteId, cpus, memory, privateIp, privateMac };
     });
-    const slice = {
-      clusterId: cluster.id,
-      site: cluster.site,
-      siteId: cluster.siteId,
-      node: `compute-${index}`,
-      cpus: compute.cpus,
-      memory: compute.memory,
-      privateIp: compute.privateIp,
-      privateMac: compute.privateMac,
-    };
-    super(shims.computeNode, name, { ready: undefined, ...slice, ...wait }, opts, "virtual-cluster", "ComputeNode");
+    const inputs = { clusterId: cluster.id, node: `compute-${index}`, slice, ...wait };
+    super(shims.computeNode, name, { ...NODE_OUTPUTS, ...inputs }, opts, "virtual-cluster", "ComputeNode");
   }
 }

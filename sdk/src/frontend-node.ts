@@ -1,4 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
+import { NODE_OUTPUTS } from "./outputs";
 import { shims } from "./shim";
 import type { WaitArgs } from "./types";
 import type { VirtualCluster } from "./virtual-cluster";
@@ -17,21 +18,20 @@ export class FrontendNode extends pulumi.dynamic.Resource {
   declare readonly ready: pulumi.Output<boolean>;
 
   constructor(name: string, { cluster, ...wait }: FrontendNodeArgs, opts?: pulumi.CustomResourceOptions) {
-    const { plan } = cluster;
-    const slice = {
-      clusterId: cluster.id,
-      site: cluster.site,
-      siteId: cluster.siteId,
-      node: "frontend",
-      cpus: plan.apply(({ frontend }) => frontend.cpus),
-      memory: plan.apply(({ frontend }) => frontend.memory),
-      privateIp: plan.apply(({ frontend }) => frontend.privateIp),
-      privateMac: plan.apply(({ frontend }) => frontend.privateMac),
-      publicIp: plan.apply(({ frontend }) => frontend.publicIp),
-      publicMac: plan.apply(({ frontend }) => frontend.publicMac),
-      computes: plan.apply(({ computes }) => computes),
-      publicKey: cluster.publicKey,
-    };
-    super(shims.frontendNode, name, { ready: undefined, ...slice, ...wait }, opts, "virtual-cluster", "FrontendNode");
+    const slice = pulumi
+      .all([cluster.plan, cluster.site, cluster.siteId, cluster.publicKey])
+      .apply(([{ frontend, computes }, site, siteId, publicKey]) => {
+        const { cpus, memory, privateIp, privateMac, publicIp, publicMac } = frontend;
+        return { site, siteId, cpus, memory, privateIp, privateMac, publicIp, publicMac, computes, publicKey };
+      });
+    const inputs = { clusterId: cluster.id, node: "frontend", slice, ...wait };
+    super(
+      shims.frontendNode,
+      name,
+      { ...NODE_OUTPUTS, publicIp: undefined, ...inputs },
+      opts,
+      "virtual-cluster",
+      "FrontendNode",
+    );
   }
 }

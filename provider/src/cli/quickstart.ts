@@ -1,13 +1,13 @@
+import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { link, mkdir, rm, writeFile } from "node:fs/promises";
-import { randomBytes } from "node:crypto";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { execa } from "execa";
 import { removeSite, siteStatus, startSite, stopSite } from "../default-site/site";
 import { home } from "../home";
 import { buildDemoImage } from "../images/demo-image";
-import { ensurePulumiCli } from "../setup/pulumi-cli";
+import { ensurePulumiCli, type PulumiCli } from "../setup/pulumi-cli";
 import { pulumiEnvironment } from "../setup/pulumi-environment";
 import { type Progress, SetupError } from "../setup/setup-error";
 import { installSystemPackages } from "../setup/system-packages";
@@ -54,6 +54,7 @@ function print(text: string): void {
   process.stdout.write(`${text}\n`);
 }
 
+/** One step, with its number, what it does meanwhile, and how long it took. `work` returns what there is now. */
 async function step(number: number, title: string, work: (progress: Progress) => Promise<string>): Promise<void> {
   const begin = Date.now();
   print(`[${number}/${STEPS}] ${title}`);
@@ -106,7 +107,9 @@ async function ensurePassphrase(progress: Progress): Promise<void> {
   if (existsSync(file)) {
     return;
   }
-  progress("Pulumi encrypts the secrets in its state with a passphrase: a random one is made, which you never have to type");
+  progress(
+    "Pulumi encrypts the secrets in its state with a passphrase: a random one is made, which you never have to type",
+  );
   const unfinished = `${file}.${process.pid}`;
   await writeFile(unfinished, `${randomBytes(24).toString("base64url")}\n`, { mode: 0o600 });
   try {
@@ -123,13 +126,15 @@ async function ensurePassphrase(progress: Progress): Promise<void> {
 
 async function bringUp(): Promise<void> {
   await setUp();
-  await step(6, "default site", async (progress) => startSite(progress));
+  await step(6, "default site", startSite);
+  const pulumi = new Pulumi(await ensurePulumiCli(print));
   await step(7, "pulumi up", async () => {
-    await pulumi("stack", "select", "--create", STACK);
-    await pulumi("up", "--yes", "--skip-preview", "--stack", STACK);
+    await pulumi.run("stack", "select", "--create", STACK);
+    await pulumi.run("up", "--yes", "--skip-preview", "--stack", STACK);
     return "the cluster is ready";
   });
-  const { ssh, sshArguments, nodes } = await quickstartOutputs();
+  const outputs: QuickstartOutputs = JSON.parse(await pulumi.output("stack", "output", "--json", "--stack", STACK));
+  const { ssh, sshArguments, nodes } = outputs;
   await step(8, "a command on every compute, from the frontend", async () => {
     print(`$ ${ASK_EVERY_COMPUTE}`);
     const { exitCode } = await execa("ssh", [...sshArguments, ASK_EVERY_COMPUTE], { stdio: "inherit", reject: false });
@@ -148,18 +153,31 @@ async function bringUp(): Promise<void> {
 function nodeTable(nodes: readonly QuickstartNode[]): string {
   const rows = [
     ["NODE", "ROLE", "CPUS", "MEMORY", "PRIVATE IP", "PUBLIC IP", "MAC"],
-    ...nodes.map(({ name, role, cpus, memory, privateIp, publicIp, mac }) =>
-      [name, role, String(cpus), `${memory} MiB`, privateIp, publicIp ?? "-", mac],
-    ),
+    ...nodes.map(({ name, role, cpus, memory, privateIp, publicIp, mac }) => [
+      name,
+      role,
+      String(cpus),
+      `${memory} MiB`,
+      privateIp,
+      publicIp ?? "-",
+      mac,
+    ]),
   ];
   const widths = rows.reduce((wide, row) => row.map((cell, index) => Math.max(cell.length, wide[index] ?? 0)), [0]);
-  return rows.map((row) => row.map((cell, index) => cell.padEnd(widths[index] ?? 0)).join("  ").trimEnd()).join("\n");
+  return rows
+    .map((row) =>
+      row
+        .map((cell, index) => cell.padEnd(widths[index] ?? 0))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
 }
 
 /** Destroys the cluster and forgets its stack. A site that was stopped is started for it. */
 async function destroy(): Promise<void> {
-  await setUpPulumi();
-  const stacks: readonly { name: string }[] = JSON.parse(await pulumiOutput("stack", "ls", "--json"));
+  const pulumi = new Pulumi(await ensurePulumiCli(print));
+  const stacks: readonly { name: string }[] = JSON.parse(await pulumi.output("stack", "ls", "--json"));
   if (!stacks.some(({ name }) => name.split("/").at(-1) === STACK)) {
     print("There is no quickstart stack: nothing to destroy.");
     return;
@@ -167,28 +185,65 @@ async function destroy(): Promise<void> {
   if ((await siteStatus()).state === "stopped") {
     await startSite(print);
   }
-  await pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK);
-  await pulumi("stack", "rm", "--yes", STACK);
+  await pulumi.run("destroy", "--yes", "--skip-preview", "--stack", STACK);
+  await pulumi.run("stack", "rm", "--yes", STACK);
 }
 
-async function setUpPulumi(): Promise<void> {
-  await ensurePulumiCli(print);
-}
+/** The CLI as `npx pulumi` runs it. */
+class Pulumi {
+  private readonly environment: NodeJS.ProcessEnv;
 
-async function quickstartOutputs(): Promise<QuickstartOutputs> {
-  return JSON.parse(await pulumiOutput("stack", "output", "--json", "--stack", STACK));
-}
+  constructor(private readonly cli: PulumiCli) {
+    this.environment = pulumiEnvironment(cli);
+  }
 
-/** Runs the CLI in the terminal. @throws SetupError when it fails; it has said why */
-async function pulumi(...args: string[]): Promise<void> {
-  const { path, environment } = await pulumiCli();
-  const { exitCode } = await execa(path, args, { stdio: "inherit", env: environment, reject: false });
-  if (exitCode !== 0) {
-    throw new SetupError(`\`pulumi ${args.join(" ")}\` failed (see above); this can be run again.`);
+  /** Runs a command in the terminal. @throws SetupError when it fails; it has said why */
+  async run(...args: string[]): Promise<void> {
+    const options = { stdio: "inherit", env: this.environment, reject: false } as const;
+    const { exitCode } = await execa(this.cli.path, args, options);
+    if (exitCode !== 0) {
+      throw new SetupError(`\`pulumi ${args.join(" ")}\` failed (see above). It can be run again.`);
+    }
+  }
+
+  /** What a command prints on stdout. */
+  async output(...args: string[]): Promise<string> {
+    return (await execa(this.cli.path, args, { env: this.environment })).stdout;
   }
 }
 
-async function pulumiOutput(...args: string[]): Promise<string> {
-  const { path, environment } = await pulumiCli();
-  return (await execa(path, args, { env: environment })).stdout;
+async function main(options: readonly string[]): Promise<void> {
+  const operations: Record<string, () => Promise<unknown>> = {
+    "--setup": setUp,
+    "--destroy": destroy,
+    "--start-site": async () => print(`The default site runs: ${await startSite(print)}`),
+    "--stop-site": () => stopSite(print),
+    "--remove-site": () => removeSite({ force: options.includes("--force") }, print),
+  };
+  const chosen = options.filter((option) => option !== "--force");
+  const unknown = chosen.find((option) => !(option in operations));
+  if (unknown || chosen.length > 1) {
+    throw new SetupError(
+      `${unknown ?? chosen.join(" ")}: no such option; \`npm run quickstart -- --help\` lists them.`,
+    );
+  }
+  await (operations[chosen[0] ?? ""] ?? bringUp)();
 }
+
+// Ctrl-C reaches whatever runs in the foreground by itself; the step ends with it and cleans up. A second one is final.
+process.on("SIGINT", () => {
+  if (interrupted) {
+    process.exit(130);
+  }
+  interrupted = true;
+});
+
+main(process.argv.slice(2)).catch((error: unknown) => {
+  if (interrupted) {
+    print("Interrupted. Run it again to go on from here.");
+    process.exitCode = 130;
+    return;
+  }
+  process.stderr.write(`${error instanceof Error ? error.message : error}\n`);
+  process.exitCode = 1;
+});

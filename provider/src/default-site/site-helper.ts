@@ -135,12 +135,13 @@ async function startGate(site: SitePaths, owner: Owner): Promise<void> {
   await waitForDaemon(daemon, "The default site's gate", site.gateLog, () => gateAnswers(site.gate), START_LIMIT_MS);
 }
 
-async function stop(site: SitePaths): Promise<void> {
+/** @param shutdownLimitMs how long guests have to shut down before they are turned off */
+async function stop(site: SitePaths, shutdownLimitMs: number): Promise<void> {
   if (!(await namespaceWorks(site))) {
     return;
   }
   if (await libvirtAnswers(site.socket)) {
-    await stopGuests(site);
+    await stopGuests(site, shutdownLimitMs);
   }
   report("stopping libvirtd");
   await signalAll(site, "SIGTERM");
@@ -153,7 +154,7 @@ async function stop(site: SitePaths): Promise<void> {
 }
 
 /** Asks every guest to shut down, and takes the power from those that haven't in time. */
-async function stopGuests(site: SitePaths): Promise<void> {
+async function stopGuests(site: SitePaths, limitMs: number): Promise<void> {
   const running = () => virsh(site.socket, ["list", "--name"]);
   const guests = await running();
   if (guests.length === 0) {
@@ -161,7 +162,7 @@ async function stopGuests(site: SitePaths): Promise<void> {
   }
   report(`shutting down ${guests.join(", ")}`);
   await Promise.allSettled(guests.map((guest) => virsh(site.socket, ["shutdown", guest])));
-  if (await becomesTrue(async () => (await running()).length === 0, SHUTDOWN_LIMIT_MS, 500)) {
+  if (await becomesTrue(async () => (await running()).length === 0, limitMs, 500)) {
     return;
   }
   const stubborn = await running();
@@ -191,7 +192,8 @@ async function remove(site: SitePaths, force: boolean): Promise<void> {
       `The default site still holds ${inUse.join(", ")}: destroy the stacks that use it first, or force its removal.`,
     );
   }
-  await stop(site);
+  // Nothing that a guest would save when it shuts down outlives it here.
+  await stop(site, 0);
   rmSync(site.root, { recursive: true, force: true });
 }
 
@@ -212,7 +214,7 @@ async function main([operation, homeFolder, uid, gid, force]: string[]): Promise
     case "start":
       return start(site, { uid: Number(uid), gid: Number(gid) });
     case "stop":
-      return stop(site);
+      return stop(site, SHUTDOWN_LIMIT_MS);
     case "remove":
       return remove(site, force === "--force");
     default:

@@ -161,6 +161,8 @@ async function installSystem(disk: string, recipe: string, progress: (line: stri
     // The same recipe gives the same file system UUID, as the boot loader's configuration is part of it.
     DEMO_UUID: recipe.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12}).*$/, "$1-$2-$3-$4-$5"),
     DEMO_OWNER: `${process.getuid?.()}:${process.getgid?.()}`,
+    // The image has an initrd of its own, so the kernels' packages need not make any.
+    INITRD: "No",
     // Not the user's folder: mmdebstrap needs one that the package manager's own user can enter.
     TMPDIR: "/var/tmp",
   };

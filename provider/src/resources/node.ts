@@ -14,9 +14,10 @@ export interface NodeInputs extends NodeLocation, Shape {
   readonly node: string;
   readonly privateIp: string;
   readonly privateMac: string;
-  readonly waitFor: "none" | "running" | "ready";
-  /** How long to wait, seconds. */
-  readonly timeout: number;
+  /** Default `ready`. */
+  readonly waitFor?: "none" | "running" | "ready" | undefined;
+  /** How long to wait, seconds. Default 300. */
+  readonly timeout?: number | undefined;
 }
 
 export interface NodeOutputs extends NodeInputs {
@@ -24,8 +25,9 @@ export interface NodeOutputs extends NodeInputs {
   /** Whether it came to what `waitFor` asks, and nothing has changed behind our back since. */
   readonly ready: boolean;
   readonly state: string;
-  readonly machineId: string;
 }
+
+const DEFAULT_TIMEOUT_SECONDS = 300;
 
 export const nodeArgs = {
   clusterId: z.string().min(1),
@@ -37,8 +39,8 @@ export const nodeArgs = {
   memory: z.int().min(1),
   privateIp: z.string().min(1),
   privateMac: z.string().min(1),
-  waitFor: z.enum(["none", "running", "ready"], 'must be "none", "running" or "ready"').default("ready"),
-  timeout: z.number("must be a number of seconds").positive("must be positive").default(300),
+  waitFor: z.enum(["none", "running", "ready"], 'must be "none", "running" or "ready"').optional(),
+  timeout: z.number("must be a number of seconds").positive("must be positive").optional(),
 };
 
 export const NODE_POLICIES: PolicyTable<NodeInputs> = {
@@ -61,7 +63,10 @@ export function checkNode<Schema extends z.ZodType>(
   olds: Properties,
   news: Properties,
 ): CheckResult {
-  const { __provider, ...given } = news;
+  // The program hands the node its slice of the plan as one value: the engine notes where each value comes from, at the
+  // length of a URN each.
+  const { __provider, slice, ...own } = news;
+  const given = { ...own, ...(isKnown(slice) ? (slice as object) : { slice }) };
   // Before the first `up` the cluster's id is unknown; all else is known then too.
   if (!isKnown({ ...given, clusterId: "" })) {
     return { inputs: news, failures: [] };
@@ -120,12 +125,13 @@ export async function ensureNode(
     privateMac: inputs.privateMac,
   };
   await limitOf(driver)(() => driver.boot(ref, { role, plan, vcOut: vcOutOf(record), keepDisk }));
-  if (inputs.waitFor === "none") {
-    return outputsOf(inputs, "running", await observe(driver, inputs));
+  const goal = inputs.waitFor ?? "ready";
+  if (goal === "none") {
+    return outputsOf(inputs, await observe(driver, inputs));
   }
-  progress(inputs.waitFor === "ready" ? "started; waiting until it is ready" : "started");
+  progress(goal === "ready" ? "started; waiting until it is ready" : "started");
   try {
-    await driver.waitFor(ref, inputs.waitFor, { seconds: inputs.timeout, progress });
+    await driver.waitFor(ref, goal, { seconds: inputs.timeout ?? DEFAULT_TIMEOUT_SECONDS, progress });
   } catch (error) {
     if (!(error instanceof NotReady)) {
       throw error;
@@ -133,15 +139,15 @@ export async function ensureNode(
     const reason = error.diagnosis ? `${error.message}\nThe end of its console:\n${error.diagnosis}` : error.message;
     throw new PartialFailure(
       nodeId(inputs),
-      { ...outputsOf(inputs, "running", await observe(driver, inputs)), ready: false },
+      { ...outputsOf(inputs, await observe(driver, inputs)), ready: false },
       inputs as unknown as Properties,
       reason,
     );
   }
-  if (inputs.waitFor === "ready") {
+  if (goal === "ready") {
     progress("ready");
   }
-  return outputsOf(inputs, "running", await observe(driver, inputs));
+  return outputsOf(inputs, await observe(driver, inputs));
 }
 
 /** What the site has of the node now; an empty id says that it is gone. */
@@ -165,7 +171,6 @@ export async function readNode(id: string, props: Properties): Promise<{ id: str
       state: machine.state,
       cpus: machine.cpus,
       memory: machine.memory,
-      machineId: machine.machineId,
       ready: outs.ready && asPlanned,
     },
   };
@@ -192,13 +197,12 @@ async function observe(driver: Driver, { clusterId, node }: Pick<NodeInputs, "cl
   return (await driver.read(clusterNameIn(clusterId))).get(node);
 }
 
-function outputsOf(inputs: NodeInputs, state: string, machine: ObservedNode | undefined): Properties {
+function outputsOf(inputs: NodeInputs, machine: ObservedNode | undefined): Properties {
   return {
     ...inputs,
     stateVersion: 1,
     ready: true,
-    state: machine?.state ?? state,
-    ...(machine && { machineId: machine.machineId }),
+    state: machine?.state ?? "unknown",
   };
 }
 

@@ -45,6 +45,7 @@ apt-get -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends install "$@"
 
 /** The packages of {@link SYSTEM_PACKAGES} that aren't installed. */
 export async function missingSystemPackages(): Promise<string[]> {
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: the placeholders are dpkg-query's
   const query = ["-W", "-f", "${Package} ${db:Status-Status}\\n", ...SYSTEM_PACKAGES];
   const { stdout } = await execa("dpkg-query", query, { lines: true, reject: false });
   const installed = new Set(stdout);

@@ -1,16 +1,16 @@
 import { setImmediate } from "node:timers/promises";
 import { overlap, subnet } from "../../plan/addresses";
+import { refuseOversize } from "../../plan/plan";
 import { sha256 } from "../../vc-out/digest";
+import { Batcher } from "../batcher";
 import type {
   BootRequest,
   Capabilities,
   ClusterKeys,
   ClusterRecord,
-  ClusterRef,
   Driver,
   Holder,
   NodeRef,
-  NodeState,
   ObservedNode,
   Progress,
   Shape,
@@ -18,52 +18,10 @@ import type {
   StopLimits,
   WaitLimits,
 } from "../driver";
-import { AddressTaken, NoCapacity, NotFound, NotReady } from "../errors";
-import { refuseForeign } from "../ownership";
+import { AddressTaken, ForeignOwner, NotFound, NotReady } from "../errors";
+import { isOurs, refuseForeign } from "../ownership";
 import type { MemorySettings } from "../settings";
-
-/** A machine of the in-memory site. */
-export interface MemoryMachine {
-  shape: Shape;
-  state: NodeState;
-  macs: readonly string[];
-  autostart: boolean;
-  vcOut: string;
-  /** Whether it gets ready when it is waited for. */
-  healthy: boolean;
-  readonly machineId: string;
-  readonly cluster: ClusterRef;
-}
-
-/** All that an in-memory site holds. Tests look into it, and change it behind our back. */
-export class MemorySite {
-  readonly clusters = new Map<string, ClusterRecord>();
-  readonly leases = new Map<string, string>();
-  readonly bases = new Set<string>();
-  /** Keyed by `cluster/node`. */
-  readonly disks = new Set<string>();
-  readonly machines = new Map<string, MemoryMachine>();
-  siteId = "memory-site";
-  cpus = 64;
-  memory = 262_144;
-  /** Called before every change; a test that throws here interrupts the operation at that step. */
-  beforeStep: (step: string) => void = () => undefined;
-  private serial = 0;
-
-  nextMachineId(): string {
-    this.serial += 1;
-    return `machine-${this.serial}`;
-  }
-}
-
-const sites = new Map<string, MemorySite>();
-
-/** The site of that name in this process. */
-export function memorySite(name: string): MemorySite {
-  const site = sites.get(name) ?? new MemorySite();
-  sites.set(name, site);
-  return site;
-}
+import { type MemoryMachine, type MemorySite, memorySite } from "./site";
 
 const CAPABILITIES: Capabilities = {
   macs: "fromAddress",
@@ -74,188 +32,161 @@ const CAPABILITIES: Capabilities = {
   parallelNodes: 8,
 };
 
+const PUBLIC_NETWORK = {
+  name: "public",
+  cidr: "198.51.100.0/24",
+  gateway: "198.51.100.1",
+  dns: ["198.51.100.1"],
+  domain: "local",
+} as const;
+
 /** A site that lives in this process: for tests, and for trying a program without any machine. */
 export class MemoryDriver implements Driver {
   readonly capabilities = CAPABILITIES;
   private readonly site: MemorySite;
+  private readonly clustersRead: Batcher<string, ReadonlyMap<string, ObservedNode>>;
 
   constructor(settings: MemorySettings) {
     this.site = memorySite(settings.name);
+    this.clustersRead = new Batcher((names) => this.loadClusters(names), 0);
   }
 
   async siteId(): Promise<string> {
+    this.site.ask();
     return this.site.siteId;
   }
 
   async describe(): Promise<SiteDescription> {
-    const running = [...this.site.machines.values()]
-      .filter(({ state }) => state === "running")
-      .map(({ shape }) => shape);
-    const gateway: Holder = { description: "the network's gateway" };
+    this.site.ask();
+    const shapes = this.runningShapes();
     return {
       siteId: this.site.siteId,
-      cpus: { total: this.site.cpus, free: this.site.cpus - sum(running.map(({ cpus }) => cpus)), perNode: 16 },
-      memory: { total: this.site.memory, free: this.site.memory - sum(running.map(({ memory }) => memory)) },
-      publicNetwork: {
-        name: "public",
-        cidr: "198.51.100.0/24",
-        gateway: "198.51.100.1",
-        dns: ["198.51.100.1"],
-        domain: "local",
-      },
+      cpus: { total: this.site.cpus, free: this.site.cpus - sum(shapes, ({ cpus }) => cpus), perNode: 16 },
+      memory: { total: this.site.memory, free: this.site.memory - sum(shapes, ({ memory }) => memory) },
+      publicNetwork: PUBLIC_NETWORK,
       publicAddresses: Array.from({ length: 40 }, (_, index) => `198.51.100.${index + 10}`),
       takenAddresses: new Map([
-        ["198.51.100.1", gateway],
-        ...[...this.site.leases].map(([ip, cluster]): [string, Holder] => [
-          ip,
-          { cluster, description: `cluster ${cluster}` },
-        ]),
+        [PUBLIC_NETWORK.gateway, { description: "the network's gateway" }],
+        ...[...this.site.leases].map(([ip, { cluster }]): [string, Holder] => [ip, holder(cluster)]),
       ]),
       privateRange: "10.84.0.0/16",
       takenSubnets: new Map(
-        [...this.site.clusters.values()].map(({ name, plan }): [string, Holder] => [
-          plan.privateNetwork.cidr,
-          { cluster: name, description: `cluster ${name}` },
-        ]),
+        this.records().map(({ name, plan }): [string, Holder] => [plan.privateNetwork.cidr, holder(name)]),
       ),
     };
   }
 
   async find(clusterName: string): Promise<ClusterRecord | undefined> {
-    const record = this.site.clusters.get(clusterName);
-    return record && structuredClone(record);
+    this.site.ask();
+    return structuredClone(this.recordOf(clusterName));
   }
 
   async read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>> {
-    const nodes = new Map<string, ObservedNode>();
-    for (const [key, machine] of this.site.machines) {
-      const [cluster, node = ""] = key.split("/");
-      if (cluster === clusterName) {
-        nodes.set(node, {
-          ...machine.shape,
-          state: machine.state,
-          machineId: machine.machineId,
-          macs: machine.macs,
-          autostart: machine.autostart,
-          vcOutDigest: sha256(machine.vcOut),
-          mark: { version: 1, createdAt: "", ...machine.cluster.mark },
-        });
-      }
-    }
-    return nodes;
+    return (await this.clustersRead.get(clusterName)) ?? new Map();
   }
 
   async diagnose(node: NodeRef): Promise<string> {
-    return this.site.machines.get(keyOf(node))?.healthy === false ? "console: no root file system" : "";
+    this.site.ask();
+    return this.site.machines.get(keyOf(node))?.console ?? "";
   }
 
   async allocate(record: ClusterRecord): Promise<ClusterKeys> {
-    const present = this.site.clusters.get(record.name);
+    const own = [...(await this.read(record.name)).values()].filter(({ state }) => state === "running");
+    refuseOversize(record.plan, await this.describe(), own);
+
+    // The network comes first: what follows belongs to the cluster that it records.
+    await this.step("define network");
+    const present = this.recordOf(record.name);
     if (present) {
       refuseForeign(`cluster ${record.name}`, present.mark, record);
     }
+    this.refuseTakenSubnet(record);
     const ip = record.plan.frontend.publicIp;
-    const holder = this.site.leases.get(ip);
-    if (holder !== undefined && holder !== record.name) {
-      throw new AddressTaken(
-        `public address ${ip}`,
-        `cluster ${holder} has it`,
-        "Run `pulumi up` again: it plans anew",
-      );
+    const formerIp = present?.plan.frontend.publicIp;
+    if (formerIp !== undefined && formerIp !== ip) {
+      this.releaseAddress(formerIp, record);
     }
-    const wanted = subnet(record.plan.privateNetwork.cidr);
-    const neighbour = [...this.site.clusters.values()].find(
-      (other) => other.name !== record.name && overlap(wanted, subnet(other.plan.privateNetwork.cidr)),
-    );
-    if (neighbour) {
-      throw new AddressTaken(
-        `subnet ${wanted.cidr}`,
-        `cluster ${neighbour.name} has it`,
-        "Run `pulumi up` again: it plans anew",
-      );
+    this.site.networks.set(record.name, structuredClone(record));
+
+    await this.step("lease address");
+    const lease = this.site.leases.get(ip);
+    if (lease && !(lease.cluster === record.name && isOurs(lease.mark, record))) {
+      if (!present) {
+        this.site.networks.delete(record.name);
+      }
+      throw new AddressTaken(`public address ${ip}`, `cluster ${lease.cluster} has it`, PLAN_ANEW);
     }
-    const keys = { hostKey: `ssh-ed25519 host-of-${record.name}`, rootKey: `ssh-ed25519 root-of-${record.name}` };
-    await this.step("allocate");
-    this.site.clusters.set(record.name, structuredClone({ ...record, keys }));
-    await this.step("lease");
-    this.site.leases.set(ip, record.name);
+    this.site.leases.set(ip, { cluster: record.name, mark: record.mark });
+
+    await this.step("make keys");
+    const keys = this.site.keys.get(record.name) ?? this.site.newKeys();
+    this.site.keys.set(record.name, keys);
+
+    await this.step("record keys");
+    this.site.networks.set(record.name, structuredClone({ ...record, keys }));
     return keys;
   }
 
   async fixImages(record: ClusterRecord, progress: Progress): Promise<void> {
+    this.site.ask();
     for (const { digest } of [record.image.frontend, record.image.compute]) {
-      if (!this.site.bases.has(digest)) {
+      if (this.site.bases.get(digest) !== "whole") {
         progress("copying the base image to the site");
-        await this.step("base");
-        this.site.bases.add(digest);
+        await this.step("begin base");
+        this.site.bases.set(digest, "partial");
+        await this.step("complete base");
+        this.site.bases.set(digest, "whole");
       }
     }
   }
 
   async release(record: ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
-    const present = this.site.clusters.get(record.name);
+    this.site.ask();
+    const present = this.recordOf(record.name);
     if (present) {
       refuseForeign(`cluster ${record.name}`, present.mark, record);
-      await this.step("release lease");
-      this.site.leases.delete(present.plan.frontend.publicIp);
-      await this.step("release cluster");
-      this.site.clusters.delete(record.name);
     }
-    const others = [...this.site.clusters.values()].flatMap(({ image }) => [
-      image.frontend.digest,
-      image.compute.digest,
-    ]);
-    for (const { digest } of [record.image.frontend, record.image.compute]) {
-      if (!options.keepBaseImage && !others.includes(digest)) {
-        await this.step("release base");
-        this.site.bases.delete(digest);
-      }
+    await this.step("release address");
+    this.releaseAddress((present ?? record).plan.frontend.publicIp, record);
+    await this.step("delete keys");
+    this.site.keys.delete(record.name);
+    // The record goes last, so that an interrupted release can be taken up again.
+    await this.step("delete network");
+    this.site.networks.delete(record.name);
+    if (!options.keepBaseImage) {
+      await this.removeUnusedBases(record);
     }
   }
 
   async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
-    const key = keyOf(node);
-    const { cpus, memory, privateMac } = request.plan;
+    this.site.ask();
     const machine = this.machineOf(node);
-    if (machine) {
-      await this.step("sync");
-      Object.assign(machine, { shape: { cpus, memory }, state: "running", autostart: true, vcOut: request.vcOut });
-      return;
+    if (!machine) {
+      return this.create(node, request);
     }
-    const running = sum([...this.site.machines.values()].map(({ shape }) => shape.cpus));
-    if (running + cpus > this.site.cpus) {
-      throw new NoCapacity(`node ${node.node}`, `the site has ${this.site.cpus - running} cpus left`);
+    const running = machine.state === "running";
+    await this.step("sync machine");
+    const { cpus, memory } = request.plan;
+    Object.assign(machine, { shape: { cpus, memory }, state: "running", autostart: true });
+    if (!running || machine.takesVcOut) {
+      machine.vcOut = request.vcOut;
     }
-    await this.step("disk");
-    this.site.disks.add(key);
-    await this.step("machine");
-    this.site.machines.set(key, {
-      shape: { cpus, memory },
-      state: "running",
-      macs: "publicMac" in request.plan ? [privateMac, String(request.plan.publicMac)] : [privateMac],
-      autostart: true,
-      vcOut: request.vcOut,
-      healthy: true,
-      machineId: this.site.nextMachineId(),
-      cluster: { name: node.cluster.name, mark: node.cluster.mark },
-    });
   }
 
   async waitFor(node: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
+    this.site.ask();
     const machine = this.existing(node);
     if (machine.state !== "running" || (goal === "ready" && !machine.healthy)) {
-      throw new NotReady(
-        `node ${node.node}`,
-        `not ready after ${limits.seconds} s`,
-        "Run `pulumi up` again",
-        await this.diagnose(node),
-      );
+      const detail =
+        machine.state === "running" ? `not ready after ${limits.seconds} s` : `its machine is ${machine.state}`;
+      throw new NotReady(`node ${node.node}`, detail, "Run `pulumi up` again", machine.console);
     }
   }
 
   async reconfigure(node: NodeRef<ClusterRecord>, vcOut: string): Promise<"live" | "nextBoot"> {
+    this.site.ask();
     const machine = this.existing(node);
-    if (machine.state !== "running") {
+    if (machine.state !== "running" || !machine.takesVcOut) {
       return "nextBoot";
     }
     await this.step("reconfigure");
@@ -264,6 +195,7 @@ export class MemoryDriver implements Driver {
   }
 
   async resize(node: NodeRef, shape: Shape, _limits: StopLimits): Promise<"live" | "restarted"> {
+    this.site.ask();
     const machine = this.existing(node);
     await this.step("resize");
     machine.shape = { cpus: shape.cpus, memory: shape.memory };
@@ -271,30 +203,118 @@ export class MemoryDriver implements Driver {
   }
 
   async shutdown(node: NodeRef, _limits: StopLimits): Promise<void> {
+    this.site.ask();
     const machine = this.existing(node);
-    await this.step("shutdown");
+    await this.step("shut down");
     machine.state = "off";
   }
 
   async remove(node: NodeRef, _limits: StopLimits): Promise<void> {
+    this.site.ask();
+    const record = this.recordOf(node.cluster.name);
     if (this.machineOf(node)) {
-      await this.step("remove machine");
+      await this.step("delete machine");
       this.site.machines.delete(keyOf(node));
+    } else if (record) {
+      // A disk without a machine says by its name alone whose it is.
+      refuseForeign(`cluster ${record.name}`, record.mark, node.cluster);
     }
-    await this.step("remove disk");
+    await this.step("delete disk");
     this.site.disks.delete(keyOf(node));
   }
 
-  /** Gives others their turn, as every real site does, and lets tests interrupt. */
-  private async step(name: string): Promise<void> {
-    await setImmediate();
-    this.site.beforeStep(name);
+  private async create(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
+    const key = keyOf(node);
+    if (!this.site.keys.has(node.cluster.name)) {
+      throw new NotFound(`the keys of cluster ${node.cluster.name}`, "it isn't allocated here", "Run `pulumi up`");
+    }
+    if (!request.keepDisk || !this.site.disks.has(key)) {
+      await this.step("make disk");
+      this.site.disks.set(key, this.site.nextId("disk"));
+    }
+    await this.step("define machine");
+    const { cpus, memory, privateMac } = request.plan;
+    const machine: MemoryMachine = {
+      shape: { cpus, memory },
+      state: "off",
+      macs: "publicMac" in request.plan ? [privateMac, String(request.plan.publicMac)] : [privateMac],
+      autostart: true,
+      vcOut: request.vcOut,
+      takesVcOut: true,
+      healthy: true,
+      console: "",
+      machineId: this.site.nextId("machine"),
+      mark: node.cluster.mark,
+    };
+    this.site.machines.set(key, machine);
+    await this.step("start machine");
+    machine.state = "running";
   }
 
+  private async loadClusters(names: readonly string[]): Promise<Map<string, ReadonlyMap<string, ObservedNode>>> {
+    this.site.ask();
+    const clusters = new Map<string, Map<string, ObservedNode>>(names.map((name) => [name, new Map()]));
+    for (const [key, { shape, state, machineId, macs, autostart, vcOut, mark }] of this.site.machines) {
+      const [cluster = "", node = ""] = key.split("/");
+      const vcOutDigest = sha256(vcOut);
+      clusters.get(cluster)?.set(node, {
+        ...shape,
+        ...{ state, machineId, macs, autostart, vcOutDigest },
+        ...(mark && { mark }),
+      });
+    }
+    return clusters;
+  }
+
+  private refuseTakenSubnet(record: ClusterRecord): void {
+    const wanted = subnet(record.plan.privateNetwork.cidr);
+    const neighbour = this.records().find(
+      (other) => other.name !== record.name && overlap(wanted, subnet(other.plan.privateNetwork.cidr)),
+    );
+    if (neighbour) {
+      throw new AddressTaken(`subnet ${wanted.cidr}`, `cluster ${neighbour.name} has it`, PLAN_ANEW);
+    }
+  }
+
+  private releaseAddress(ip: string, record: ClusterRecord): void {
+    const lease = this.site.leases.get(ip);
+    if (lease?.cluster === record.name && isOurs(lease.mark, record)) {
+      this.site.leases.delete(ip);
+    }
+  }
+
+  private async removeUnusedBases(record: ClusterRecord): Promise<void> {
+    for (const { digest } of [record.image.frontend, record.image.compute]) {
+      await this.step("delete base");
+      const inUse = this.records().some(({ image }) => [image.frontend.digest, image.compute.digest].includes(digest));
+      if (!inUse) {
+        this.site.bases.delete(digest);
+      }
+    }
+  }
+
+  private records(): ClusterRecord[] {
+    return [...this.site.networks.values()].filter((record) => record !== "unmarked");
+  }
+
+  /** @throws ForeignOwner for a network that carries no mark */
+  private recordOf(clusterName: string): ClusterRecord | undefined {
+    const record = this.site.networks.get(clusterName);
+    if (record === "unmarked") {
+      throw new ForeignOwner(
+        `network ${clusterName}`,
+        "exists and carries no mark of a virtual cluster",
+        "Give this cluster another clusterName",
+      );
+    }
+    return record;
+  }
+
+  /** @throws ForeignOwner for a machine of that name that isn't this cluster's */
   private machineOf(node: NodeRef): MemoryMachine | undefined {
     const machine = this.site.machines.get(keyOf(node));
     if (machine) {
-      refuseForeign(`machine ${keyOf(node)}`, { version: 1, createdAt: "", ...machine.cluster.mark }, node.cluster);
+      refuseForeign(`machine ${keyOf(node)}`, machine.mark, node.cluster);
     }
     return machine;
   }
@@ -306,12 +326,28 @@ export class MemoryDriver implements Driver {
     }
     return machine;
   }
+
+  private runningShapes(): Shape[] {
+    return [...this.site.machines.values()].filter(({ state }) => state === "running").map(({ shape }) => shape);
+  }
+
+  /** Before every change: gives others their turn, as every real site does, and lets tests interrupt. */
+  private async step(name: string): Promise<void> {
+    await setImmediate();
+    this.site.beforeStep(name);
+  }
+}
+
+const PLAN_ANEW = "Run `pulumi up` again: it plans anew";
+
+function holder(cluster: string): Holder {
+  return { cluster, description: `cluster ${cluster}` };
 }
 
 function keyOf({ cluster, node }: NodeRef): string {
   return `${cluster.name}/${node}`;
 }
 
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0);
+function sum<T>(items: readonly T[], of: (item: T) => number): number {
+  return items.reduce((total, item) => total + of(item), 0);
 }

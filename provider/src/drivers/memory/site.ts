@@ -1,0 +1,73 @@
+import type { ClusterKeys, ClusterRecord, Mark, NodeState, Shape } from "../driver";
+import { Unreachable } from "../errors";
+
+/** A machine of the in-memory site. */
+export interface MemoryMachine {
+  shape: Shape;
+  state: NodeState;
+  autostart: boolean;
+  vcOut: string;
+  /** Whether its guest takes a new vc-out.xml while it runs. */
+  takesVcOut: boolean;
+  /** Whether it is ready when it is waited for. */
+  healthy: boolean;
+  /** What it has printed. */
+  console: string;
+  readonly macs: readonly string[];
+  readonly machineId: string;
+  /** Absent on a machine that isn't of any cluster. */
+  readonly mark?: Mark;
+}
+
+/** All that an in-memory site holds. Tests look into it, and change it behind the driver's back. */
+export class MemorySite {
+  /** By name; `unmarked` is one that isn't of any cluster. */
+  readonly networks = new Map<string, ClusterRecord | "unmarked">();
+  /** By public address. */
+  readonly leases = new Map<string, { readonly cluster: string; readonly mark: Mark }>();
+  /** By cluster. */
+  readonly keys = new Map<string, ClusterKeys>();
+  /** By digest. */
+  readonly bases = new Map<string, "partial" | "whole">();
+  /** An id of each disk by `cluster/node`; a disk that was made anew has another one. */
+  readonly disks = new Map<string, string>();
+  /** By `cluster/node`. */
+  readonly machines = new Map<string, MemoryMachine>();
+  siteId = "memory-site";
+  cpus = 64;
+  memory = 262_144;
+  /** Whether it answers. */
+  reachable = true;
+  /** How often it was asked something. */
+  requests = 0;
+  /** Called before every change. A test that throws here, from then on, interrupts the driver as the end of its process would. */
+  beforeStep: (step: string) => void = () => undefined;
+  private serial = 0;
+
+  /** @throws Unreachable */
+  ask(): void {
+    this.requests += 1;
+    if (!this.reachable) {
+      throw new Unreachable("the in-memory site", "it was made unreachable", "Make it reachable again");
+    }
+  }
+
+  nextId(kind: string): string {
+    this.serial += 1;
+    return `${kind}-${this.serial}`;
+  }
+
+  newKeys(): ClusterKeys {
+    const key = () => `ssh-ed25519 ${Buffer.from(this.nextId("key")).toString("base64")}`;
+    return { hostKey: key(), rootKey: key() };
+  }
+}
+
+const sites = new Map<string, MemorySite>();
+
+/** The site of that name in this process. */
+export function memorySite(name: string): MemorySite {
+  const site = sites.get(name) ?? new MemorySite();
+  sites.set(name, site);
+  return site;
+}

@@ -1,0 +1,7 @@
+/** What the provider fills in of a node; the SDK makes an output only of what it is given, `undefined` included. */
+export const NODE_OUTPUTS = {
+  cpus: undefined,
+  memory: undefined,
+  privateIp: undefined,
+  ready: undefined,
+} as const;

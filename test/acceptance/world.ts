@@ -1,0 +1,163 @@
+import { appendFile, chmod, cp, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { execa, type Result } from "execa";
+import { home } from "../../provider/src/home";
+
+export const ROOT = join(__dirname, "..", "..");
+const QUICKSTART = join(ROOT, "examples", "quickstart", "quickstart.mjs");
+const PULUMI = join(ROOT, "examples", "quickstart", "pulumi.mjs");
+/** Programs whose runs are counted. */
+const COUNTED = ["virsh", "qemu-img", "qemu-storage-daemon", "debugfs"] as const;
+export type Counts = Record<(typeof COUNTED)[number], number>;
+
+/** One resource as `pulumi stack export` shows it. */
+export interface StateResource {
+  readonly urn: string;
+  readonly type: string;
+  readonly inputs?: Record<string, unknown>;
+  readonly outputs?: Record<string, unknown>;
+}
+
+/**
+ * A user of their own: a home folder with a default site, Pulumi state and ssh key, all gone at the end. Only the demo
+ * image is the one that the set-up made.
+ */
+export class World {
+  private constructor(
+    readonly home: string,
+    readonly project: string,
+    private readonly counts: string,
+  ) {}
+
+  static async create(): Promise<World> {
+    const folder = await mkdtemp(join(tmpdir(), "vc-test-"));
+    // Inside the checkout, since that is where the packages resolve.
+    const project = await mkdtemp(join(ROOT, "test", "acceptance", ".work-"));
+    await cp(join(ROOT, "test", "acceptance", "program"), project, { recursive: true });
+    await symlink(home("images"), join(folder, "images"));
+    await mkdir(join(folder, "pulumi"));
+    await writeFile(join(folder, "passphrase"), "only for this test\n", { mode: 0o600 });
+    await execa("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", join(folder, "id_ed25519")], { stdin: "ignore" });
+    return new World(folder, project, await makeCounters(folder));
+  }
+
+  get env(): Record<string, string> {
+    return {
+      VIRTUAL_CLUSTER_HOME: this.home,
+      // Neither the keys nor the settings of whoever runs the tests.
+      HOME: this.home,
+      PULUMI_HOME: process.env.PULUMI_HOME ?? join(process.env.HOME ?? "/root", ".pulumi"),
+      PULUMI_BACKEND_URL: `file://${join(this.home, "pulumi")}`,
+    };
+  }
+
+  get uri(): string {
+    return `qemu:///system?socket=${join(this.home, "site", "run", "libvirt-sock")}`;
+  }
+
+  async quickstart(...args: string[]): Promise<Result> {
+    return execa(process.execPath, [QUICKSTART, ...args], { env: this.env, all: true, stdin: "ignore", cwd: ROOT });
+  }
+
+  /** Runs `npx pulumi` in the test's project, or in the repository. Fails as the CLI does unless `reject` is false. */
+  async pulumi(args: readonly string[], options: { reject?: boolean; cwd?: string; count?: boolean } = {}) {
+    const env = options.count ? { ...this.env, PATH: `${this.counts}:${process.env.PATH}`, VC_COUNTS: join(this.home, "counts") } : this.env;
+    return execa(process.execPath, [PULUMI, ...args, "--non-interactive"], {
+      cwd: options.cwd ?? this.project,
+      env,
+      all: true,
+      stdin: "ignore",
+      reject: options.reject ?? true,
+    });
+  }
+
+  /** A process that the caller may kill. */
+  startPulumi(args: readonly string[]) {
+    return execa(process.execPath, [PULUMI, ...args, "--non-interactive"], {
+      cwd: this.project,
+      env: this.env,
+      all: true,
+      stdin: "ignore",
+      reject: false,
+      // A group of its own, so that engine, language host and provider can be killed together.
+      detached: true,
+    });
+  }
+
+  async configure(stack: string, clusters: object): Promise<void> {
+    await this.pulumi(["stack", "select", "--create", stack]);
+    await writeConfig(this.project, stack, clusters);
+  }
+
+  async outputs<T>(): Promise<T> {
+    return JSON.parse((await this.pulumi(["stack", "output", "--json"])).stdout) as T;
+  }
+
+  async state(): Promise<readonly StateResource[]> {
+    const { stdout } = await this.pulumi(["stack", "export"]);
+    return (JSON.parse(stdout) as { deployment: { resources?: StateResource[] } }).deployment.resources ?? [];
+  }
+
+  async virsh(...args: string[]): Promise<string> {
+    return (await execa("virsh", ["-q", "-c", this.uri, ...args])).stdout;
+  }
+
+  /** What a site holds beside what it was born with: names of domains, networks and volumes. */
+  async leftovers(): Promise<string[]> {
+    const lists = await Promise.all([
+      this.virsh("list", "--all", "--name"),
+      this.virsh("net-list", "--all", "--name"),
+      this.virsh("pool-refresh", "virtual-cluster").then(() => this.virsh("vol-list", "virtual-cluster")),
+    ]);
+    return lists
+      .flatMap((list) => list.split("\n"))
+      .map((line) => line.trim().split(/\s+/)[0] ?? "")
+      .filter((name) => name !== "" && name !== "public");
+  }
+
+  /** Runs `work` while the image repository isn't there. */
+  async hideImages(work: () => Promise<void>): Promise<void> {
+    const images = join(this.home, "images");
+    await rename(images, `${images}.hidden`);
+    try {
+      await work();
+    } finally {
+      await rename(`${images}.hidden`, images);
+    }
+  }
+
+  /** How often the counted programs ran since the last call. */
+  async takeCounts(): Promise<Counts> {
+    const file = join(this.home, "counts");
+    const lines = (await readFile(file, "utf8").catch(() => "")).split("\n");
+    await rm(file, { force: true });
+    return Object.fromEntries(COUNTED.map((name) => [name, lines.filter((line) => line === name).length])) as Counts;
+  }
+
+  async dispose(): Promise<void> {
+    await this.quickstart("--remove-site", "--force");
+    await rm(this.project, { recursive: true, force: true });
+    await rm(this.home, { recursive: true, force: true });
+  }
+}
+
+/** YAML is a superset of JSON, so the stack's file can be completed with a line. */
+async function writeConfig(project: string, stack: string, clusters: object): Promise<void> {
+  const file = join(project, `Pulumi.${stack}.yaml`);
+  const salt = (await readFile(file, "utf8")).split("\n").filter((line) => line.startsWith("encryptionsalt:"));
+  await writeFile(file, `${salt.join("\n")}\n`);
+  await appendFile(file, `config: ${JSON.stringify({ "acceptance:clusters": clusters })}\n`);
+}
+
+async function makeCounters(folder: string): Promise<string> {
+  const bin = join(folder, "counters");
+  await mkdir(bin);
+  for (const name of COUNTED) {
+    const { stdout: real } = await execa("which", [name]);
+    const file = join(bin, name);
+    await writeFile(file, `#!/bin/sh\necho ${name} >> "$VC_COUNTS"\nexec ${real} "$@"\n`);
+    await chmod(file, 0o755);
+  }
+  return bin;
+}

@@ -1,0 +1,52 @@
+// The README's test command: prepares the machine as the quickstart does, then runs mocha (or, with --bench, the benches).
+// Plain Node, so that it runs in a fresh clone.
+import { spawnSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const HELP = `Usage: npm test [-- OPTION …] [MOCHA OPTION …]
+
+  (none)        unit, conformance and acceptance tests
+  --unit        unit tests only
+  --long        the long tests too                    (npm run test:long)
+  --bench       no tests, the benches                 (npm run bench)
+  --no-setup    don't prepare the machine first
+  --help        this text
+`;
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+const own = new Set(["--unit", "--long", "--bench", "--no-setup", "--help"]);
+const options = process.argv.slice(2);
+const has = (option) => options.includes(option);
+
+if (has("--help")) {
+  process.stdout.write(HELP);
+  process.exit(0);
+}
+
+function run(args) {
+  const { status, signal } = spawnSync(process.execPath, args, { cwd: root, stdio: "inherit" });
+  return signal ? 1 : status;
+}
+
+if (!has("--no-setup")) {
+  const status = run([join(root, "examples", "quickstart", "quickstart.mjs"), "--setup"]);
+  if (status !== 0) {
+    process.exit(status);
+  }
+}
+
+if (has("--bench")) {
+  const benches = readdirSync(join(root, "test", "bench")).filter((file) => file.endsWith(".bench.ts"));
+  process.exit(benches.sort().reduce((worst, file) => Math.max(worst, run(["--import", "tsx", join("test", "bench", file)])), 0));
+}
+
+const folders = has("--unit") ? ["unit"] : ["unit", "conformance", "acceptance", ...(has("--long") ? ["long"] : [])];
+process.exit(
+  run([
+    join(root, "node_modules", "mocha", "bin", "mocha.js"),
+    ...folders.map((folder) => `test/${folder}/**/*.test.ts`),
+    ...options.filter((option) => !own.has(option)),
+  ]),
+);
