@@ -58,10 +58,12 @@ export interface Driver {
    * Makes sure that the node's machine exists in its planned shape with this vc-out.xml, and runs. A machine that runs
    * in another shape is restarted. A disk without a
    * machine is used again when `keepDisk` says that the node had been created before, else it is a leftover of an
-   * interrupted create and made anew.
+   * interrupted create and made anew. A machine that has to be started first has its old vc-out.xml still: what the node
+   * was given last is `vcOutDigest` of `read`.
+   * @returns whether it started the machine
    * @throws NoCapacity, ForeignOwner
    */
-  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void>;
+  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<boolean>;
 
   /**
    * Waits until the node is `running` or `ready`.

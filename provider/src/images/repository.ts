@@ -10,7 +10,6 @@ export interface LocalImage {
   /** Absolute paths. */
   readonly frontendDisk: string;
   readonly computeDisk: string;
-  readonly computesWait: boolean;
 }
 
 /** More than any vcdb.txt or vc-in.xml needs. */
@@ -47,7 +46,6 @@ export async function findImage(repository: string, vcName: string): Promise<Loc
     vcName,
     frontendDisk: await disk(vcIn.frontendDisk),
     computeDisk: await disk(vcIn.computeDisk),
-    computesWait: vcIn.computesWait,
   };
 }
 

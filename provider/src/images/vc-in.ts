@@ -1,14 +1,15 @@
 import { InvalidImage } from "../drivers/errors";
 import { attribute, element, elements, parseXml, textOf, type XmlElement } from "./xml";
 
-/** What a deployer needs of a `vc-in.xml` (PRAGMA's description of an image; the node parts are libvirt domains). */
+/**
+ * What a deployer needs of a `vc-in.xml` (PRAGMA's description of an image; the node parts are libvirt domains). A
+ * `boot_dependency` isn't asked for: computes always come after their frontend is ready.
+ */
 export interface VcIn {
   /** File names as written, relative to the vc-in.xml. */
   readonly frontendDisk: string;
   /** The frontend's disk where there is no compute part. */
   readonly computeDisk: string;
-  /** Whether computes must wait for the frontend. */
-  readonly computesWait: boolean;
 }
 
 /**
@@ -46,7 +47,6 @@ export function parseVcIn(text: string, origin: string): VcIn {
   return {
     frontendDisk,
     computeDisk: compute ? diskOf(compute, "compute", invalid) : frontendDisk,
-    computesWait: attribute(element(compute, "boot_dependency"), "parent") === "frontend",
   };
 }
 

@@ -4,6 +4,7 @@ import type { BootRequest, ClusterRecord, ClusterRef, Driver, ObservedNode, Shap
 import { NotReady } from "../drivers/errors";
 import { addressOf } from "../drivers/registry";
 import { siteSettings } from "../drivers/settings";
+import { sha256 } from "../vc-out/digest";
 import { belongsTo, clusterNameIn, type NodeLocation, openCluster, openExistingCluster, progressOf } from "./context";
 import { type CheckResult, type DiffResult, isKnown, PartialFailure, type Properties, withoutUndefined } from "./host";
 import { diffByPolicy, IN_PLACE, KEPT, type PolicyTable, REPLACE, RESTART, refusals, restarts } from "./policy";
@@ -124,30 +125,40 @@ export async function ensureNode(
     privateIp: inputs.privateIp,
     privateMac: inputs.privateMac,
   };
-  await limitOf(driver)(() => driver.boot(ref, { role, plan, vcOut: vcOutOf(record), keepDisk }));
+  const vcOut = vcOutOf(record);
+  const started = await limitOf(driver)(() => driver.boot(ref, { role, plan, vcOut, keepDisk }));
   const goal = inputs.waitFor ?? "ready";
-  if (goal === "none") {
-    return outputsOf(inputs, await observe(driver, inputs));
+  if (started) {
+    progress(goal === "ready" ? "started; waiting until it is ready" : "started");
   }
-  progress(goal === "ready" ? "started; waiting until it is ready" : "started");
+  const isUpToDate = async () => (await observe(driver, inputs))?.vcOutDigest === sha256(vcOut);
   try {
-    await driver.waitFor(ref, goal, { seconds: inputs.timeout ?? DEFAULT_TIMEOUT_SECONDS, progress });
+    if (goal !== "none") {
+      await driver.waitFor(ref, goal, { seconds: inputs.timeout ?? DEFAULT_TIMEOUT_SECONDS, progress });
+    }
+    if (goal === "ready" && !(await isUpToDate())) {
+      // The machine was off when its vc-out.xml changed; now it can be handed over.
+      if ((await driver.reconfigure(ref, vcOut)) === "nextBoot") {
+        throw new NotReady(
+          `node ${inputs.node}`,
+          "it offers no channel for its new vc-out.xml",
+          "Log in and put it there",
+        );
+      }
+      await driver.waitFor(ref, goal, { seconds: inputs.timeout ?? DEFAULT_TIMEOUT_SECONDS, progress });
+    }
   } catch (error) {
     if (!(error instanceof NotReady)) {
       throw error;
     }
     const reason = error.diagnosis ? `${error.message}\nThe end of its console:\n${error.diagnosis}` : error.message;
-    throw new PartialFailure(
-      nodeId(inputs),
-      { ...outputsOf(inputs, await observe(driver, inputs)), ready: false },
-      inputs as unknown as Properties,
-      reason,
-    );
+    const outs = { ...outputsOf(inputs, await observe(driver, inputs)), ready: false };
+    throw new PartialFailure(nodeId(inputs), outs, inputs as unknown as Properties, reason);
   }
   if (goal === "ready") {
     progress("ready");
   }
-  return outputsOf(inputs, await observe(driver, inputs));
+  return { ...outputsOf(inputs, await observe(driver, inputs)), ready: await isUpToDate() };
 }
 
 /** What the site has of the node now; an empty id says that it is gone. */

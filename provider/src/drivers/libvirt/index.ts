@@ -102,7 +102,7 @@ export class LibvirtDriver implements Driver {
     return this.clusters.release(record, options);
   }
 
-  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
+  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<boolean> {
     return this.nodes.boot(node, request);
   }
 

@@ -53,19 +53,23 @@ export class Nodes {
     return (await this.clustersRead.get(cluster)) ?? new Map();
   }
 
-  async boot(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
+  async boot(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<boolean> {
     const machine = await this.find(ref);
     if (!machine) {
-      return this.create(ref, request);
+      await this.create(ref, request);
+      return true;
     }
-    await this.resize(ref, request.plan, { graceSeconds: RESTART_GRACE_SECONDS });
     if (!machine.autostart) {
       await this.virsh.run(["autostart", machine.domain.name]);
     }
-    await this.start(await this.existing(ref));
-    if (machine.vcOutDigest !== sha256(request.vcOut)) {
+    const resized = await this.resize(ref, request.plan, { graceSeconds: RESTART_GRACE_SECONDS });
+    const started = resized === "restarted" || machine.state !== "running";
+    if (started) {
+      await this.start(await this.existing(ref));
+    } else if (machine.vcOutDigest !== sha256(request.vcOut)) {
       await this.reconfigure(ref, request.vcOut);
     }
+    return started;
   }
 
   async waitFor(ref: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
