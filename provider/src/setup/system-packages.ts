@@ -25,10 +25,10 @@ mark='# Temporary, of the virtual cluster set-up'
 had_libvirt=$(dpkg-query -W -f '\${db:Status-Status}' libvirt-daemon-system 2>/dev/null || true)
 finish() {
   if grep -qsF "$mark" "$policy"; then rm -f "$policy"; fi
-  if [ "$had_libvirt" != installed ] && command -v systemctl >/dev/null; then
-    units=$(dpkg-query -L libvirt-daemon-system libvirt-daemon-system-systemd libvirt-daemon 2>/dev/null |
-      sed -n 's|^\\(/usr\\)\\?/lib/systemd/system/\\([^/@]*\\.\\(service\\|socket\\)\\)$|\\2|p')
-    for unit in $units; do systemctl --quiet disable "$unit" >/dev/null 2>&1 || true; done
+  if [ "$had_libvirt" != installed ]; then
+    dpkg-query -L libvirt-daemon-system libvirt-daemon-system-systemd libvirt-daemon 2>/dev/null |
+      sed -nE 's#^(/usr)?/lib/systemd/system/([^/@]+[.](service|socket))$#\\2#p' |
+      DPKG_MAINTSCRIPT_PACKAGE=libvirt-daemon-system-systemd xargs -r deb-systemd-helper disable >/dev/null 2>&1 || true
   fi
 }
 trap finish EXIT

@@ -158,19 +158,21 @@ export class MemoryDriver implements Driver {
     }
   }
 
-  async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
+  async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<boolean> {
     this.site.ask();
     const machine = this.machineOf(node);
     if (!machine) {
-      return this.create(node, request);
+      await this.create(node, request);
+      return true;
     }
     const running = machine.state === "running";
     await this.step("sync machine");
     const { cpus, memory } = request.plan;
     Object.assign(machine, { shape: { cpus, memory }, state: "running", autostart: true });
-    if (!running || machine.takesVcOut) {
+    if (running && machine.takesVcOut) {
       machine.vcOut = request.vcOut;
     }
+    return !running;
   }
 
   async waitFor(node: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
