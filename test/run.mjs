@@ -39,7 +39,15 @@ if (!has("--no-setup")) {
 
 if (has("--bench")) {
   const benches = readdirSync(join(root, "test", "bench")).filter((file) => file.endsWith(".bench.ts"));
-  process.exit(benches.sort().reduce((worst, file) => Math.max(worst, run(["--import", "tsx", join("test", "bench", file)])), 0));
+  process.exit(
+    benches
+      .sort()
+      .reduce(
+        (worst, file) =>
+          Math.max(worst, run(["--require", join(root, "test", "register.cjs"), join("test", "bench", file)])),
+        0,
+      ),
+  );
 }
 
 const folders = has("--unit") ? ["unit"] : ["unit", "conformance", "acceptance", ...(has("--long") ? ["long"] : [])];

@@ -22,7 +22,9 @@ export class ComputeNode extends pulumi.dynamic.Resource {
     const slice = pulumi.all([cluster.plan, cluster.site, cluster.siteId]).apply(([{ computes }, site, siteId]) => {
       const compute = computes[index];
       if (!compute) {
-        throw new RangeError(`compute ${index} isn't in the plan of its cluster, which has ${computes.length} computes`);
+        throw new RangeError(
+          `compute ${index} isn't in the plan of its cluster, which has ${computes.length} computes`,
+        );
       }
       const { cpus, memory, privateIp, privateMac } = compute;
       return { site, siteId, cpus, memory, privateIp, privateMac };

@@ -37,12 +37,17 @@ describe("the quickstart", function () {
   it("brings up a cluster of booted guests, with one command", async () => {
     const { all } = await world.quickstart(...STACK);
     expect(all).to.match(/frontend: ready/);
-    expect(all).to.match(/compute-0.*\n.* up /).and.to.match(/compute-1.*\n.* up /);
+    expect(all)
+      .to.match(/compute-0.*\n.* up /)
+      .and.to.match(/compute-1.*\n.* up /);
     expect(all).to.match(/NODE +ROLE +CPUS +MEMORY/);
   });
 
   it("leaves a stack on which plain pulumi works: nothing to change", async () => {
-    const outputs = JSON.parse((await inRepository("stack", "output", "--json")).stdout) as { nodes: Node[]; ssh: string };
+    const outputs = JSON.parse((await inRepository("stack", "output", "--json")).stdout) as {
+      nodes: Node[];
+      ssh: string;
+    };
     nodes = outputs.nodes;
     ssh = outputs.ssh;
     expect(nodes.map(({ role }) => role)).to.deep.equal(["frontend", "compute", "compute"]);
@@ -83,7 +88,9 @@ describe("the quickstart", function () {
   it("does no set-up twice", async () => {
     const started = Date.now();
     const { all } = await world.quickstart(...STACK);
-    expect(all).to.match(/6 unchanged/).and.not.to.match(/ created|installing|building|downloading/i);
+    expect(all)
+      .to.match(/6 unchanged/)
+      .and.not.to.match(/ created|installing|building|downloading/i);
     expect(Date.now() - started).to.be.lessThan(60_000);
   });
 

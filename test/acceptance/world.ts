@@ -62,7 +62,9 @@ export class World {
 
   /** Runs `npx pulumi` in the test's project, or in the repository. Fails as the CLI does unless `reject` is false. */
   async pulumi(args: readonly string[], options: { reject?: boolean; cwd?: string; count?: boolean } = {}) {
-    const env = options.count ? { ...this.env, PATH: `${this.counts}:${process.env.PATH}`, VC_COUNTS: join(this.home, "counts") } : this.env;
+    const env = options.count
+      ? { ...this.env, PATH: `${this.counts}:${process.env.PATH}`, VC_COUNTS: join(this.home, "counts") }
+      : this.env;
     return execa(process.execPath, [PULUMI, ...args, "--non-interactive"], {
       cwd: options.cwd ?? this.project,
       env,

@@ -1,6 +1,6 @@
 import { expect } from "chai";
-import { Reverter } from "../../provider/src/drivers/reverter";
 import { Virsh } from "../../provider/src/drivers/libvirt/virsh";
+import { Reverter } from "../../provider/src/drivers/reverter";
 
 describe("Reverter", () => {
   it("x", async () => {

@@ -1,7 +1,7 @@
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, readFile, rename, stat, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { mkdir, open, readdir, readFile, rename, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { execa } from "execa";
 import type { DiskImage } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
@@ -138,51 +138,60 @@ interface KnownDigest {
   readonly digest: string;
 }
 
-const KNOWN_DIGESTS = () => home("cache", "digests.json");
+/** A note for each disk, so that nobody overwrites what another has just found out. */
+const KNOWN_DIGESTS = () => home("cache", "digests");
+
+const underWay = new Map<string, Promise<string>>();
 
 /** The SHA-256 of a disk, hex. Computed once for a file that keeps its size and time of change. */
-export async function digestOf(file: string): Promise<string> {
+export function digestOf(file: string): Promise<string> {
+  const digest = underWay.get(file) ?? computeDigest(file).finally(() => underWay.delete(file));
+  underWay.set(file, digest);
+  return digest;
+}
+
+async function computeDigest(file: string): Promise<string> {
   const { size, mtimeMs } = await stat(file);
-  const known = await readKnownDigests();
-  const hit = known.find((entry) => entry.file === file && entry.size === size && entry.mtimeMs === mtimeMs);
-  if (hit) {
-    return hit.digest;
+  const note = join(KNOWN_DIGESTS(), `${createHash("sha256").update(file).digest("hex")}.json`);
+  const known = await readKnownDigest(note);
+  if (known?.file === file && known.size === size && known.mtimeMs === mtimeMs) {
+    return known.digest;
   }
   const hash = createHash("sha256");
   for await (const chunk of createReadStream(file, { highWaterMark: 4 * 1024 * 1024 })) {
     hash.update(chunk as Buffer);
   }
   const digest = hash.digest("hex");
-  await writeKnownDigests([...known.filter((entry) => entry.file !== file), { file, size, mtimeMs, digest }]);
+  await writeKnownDigest(note, { file, size, mtimeMs, digest });
   return digest;
 }
 
 /** A file of this machine that holds exactly the disk of this digest, if one is known. */
 export async function locateDisk(digest: string): Promise<string | undefined> {
-  for (const entry of await readKnownDigests()) {
-    if (entry.digest === digest) {
-      const now = await stat(entry.file).catch(() => undefined);
-      if (now?.size === entry.size && now.mtimeMs === entry.mtimeMs) {
-        return entry.file;
+  const notes = (await readdir(KNOWN_DIGESTS()).catch(() => [])).filter((name) => name.endsWith(".json"));
+  for (const note of notes) {
+    const known = await readKnownDigest(join(KNOWN_DIGESTS(), note));
+    if (known?.digest === digest) {
+      const now = await stat(known.file).catch(() => undefined);
+      if (now?.size === known.size && now.mtimeMs === known.mtimeMs) {
+        return known.file;
       }
     }
   }
   return undefined;
 }
 
-async function readKnownDigests(): Promise<readonly KnownDigest[]> {
+async function readKnownDigest(note: string): Promise<KnownDigest | undefined> {
   try {
-    const known: unknown = JSON.parse(await readFile(KNOWN_DIGESTS(), "utf8"));
-    return Array.isArray(known) ? (known as KnownDigest[]) : [];
+    return JSON.parse(await readFile(note, "utf8")) as KnownDigest;
   } catch {
-    return []; // A cache: without it the digests are computed again.
+    return undefined; // A cache: without it the digest is computed again.
   }
 }
 
-async function writeKnownDigests(known: readonly KnownDigest[]): Promise<void> {
-  const file = KNOWN_DIGESTS();
-  await mkdir(dirname(file), { recursive: true });
-  const part = `${file}.${process.pid}.part`;
+async function writeKnownDigest(note: string, known: KnownDigest): Promise<void> {
+  await mkdir(dirname(note), { recursive: true });
+  const part = `${note}.${randomUUID()}.part`;
   await writeFile(part, JSON.stringify(known, null, 2));
-  await rename(part, file);
+  await rename(part, note);
 }

@@ -131,12 +131,11 @@ export async function ensureNode(
   if (started) {
     progress(goal === "ready" ? "started; waiting until it is ready" : "started");
   }
-  const isUpToDate = async () => (await observe(driver, inputs))?.vcOutDigest === sha256(vcOut);
   try {
     if (goal !== "none") {
       await driver.waitFor(ref, goal, { seconds: inputs.timeout ?? DEFAULT_TIMEOUT_SECONDS, progress });
     }
-    if (goal === "ready" && !(await isUpToDate())) {
+    if (goal === "ready" && (await observe(driver, inputs))?.vcOutDigest !== sha256(vcOut)) {
       // The machine was off when its vc-out.xml changed; now it can be handed over.
       if ((await driver.reconfigure(ref, vcOut)) === "nextBoot") {
         throw new NotReady(
@@ -158,7 +157,8 @@ export async function ensureNode(
   if (goal === "ready") {
     progress("ready");
   }
-  return { ...outputsOf(inputs, await observe(driver, inputs)), ready: await isUpToDate() };
+  const machine = await observe(driver, inputs);
+  return { ...outputsOf(inputs, machine), ready: machine?.vcOutDigest === sha256(vcOut) };
 }
 
 /** What the site has of the node now; an empty id says that it is gone. */

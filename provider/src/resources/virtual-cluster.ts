@@ -228,6 +228,10 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const outs = props as unknown as VirtualClusterOutputs;
     const driver = await openSite(outs.site, outs.siteId);
     const record = recordOf(outs, outs.createdAt, outs.imageRecord);
+    const found = await driver.find(outs.clusterName);
+    if (found && !isOurs(found.mark, record)) {
+      return; // A namesake of somebody else's: nothing of ours is left, and theirs isn't touched.
+    }
     // Nodes delete their own machines. What is left was made by a create that was cut off before the state knew it.
     await Promise.all(
       (await machinesOf(driver, record)).map((node) => driver.remove({ cluster: record, node }, { graceSeconds: 0 })),

@@ -3,9 +3,10 @@ import { join } from "node:path";
 import { execa } from "execa";
 import { digestOf, locateDisk } from "../../images/disk";
 import { inTemporaryFolder } from "../../temporary-folder";
+import { Batcher } from "../batcher";
 import type { ClusterKeys, ClusterRecord, DiskImage, Progress } from "../driver";
 import { AddressTaken, ForeignOwner, NotFound } from "../errors";
-import { refuseForeign } from "../ownership";
+import { isOurs, refuseForeign } from "../ownership";
 import { Reverter } from "../reverter";
 import { listClusters } from "./site";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
@@ -30,14 +31,27 @@ const UPLOAD_SECONDS = 6 * 3600;
  * public address; the volume with its keys; and the base volumes, one per digest, that clusters share.
  */
 export class Clusters {
+  private readonly definitions: Batcher<string, string>;
+  private readonly keys: Batcher<string, PrivateKeys | undefined>;
+
   constructor(
     private readonly virsh: Virsh,
     private readonly volumes: Volumes,
-  ) {}
+  ) {
+    this.definitions = new Batcher(async (names) => {
+      const documents = await virsh.batch(names.map((name) => ["net-dumpxml", "--inactive", name]));
+      return new Map(names.map((name, index) => [name, documents[index] ?? ""]));
+    }, 5);
+    this.keys = new Batcher(async (names) => {
+      const contents = await Promise.all(names.map((name) => volumes.read(keysVolume(name))));
+      return new Map(names.map((name, index) => [name, parseKeys(contents[index])]));
+    }, 5);
+  }
 
+  /** One virsh run for all that ask at the same time. */
   async find(name: string): Promise<ClusterRecord | undefined> {
-    const xml = await this.virsh.runIfThere(["net-dumpxml", "--inactive", name]);
-    if (xml === undefined) {
+    const xml = await this.definitions.get(name);
+    if (!xml?.trim()) {
       return undefined;
     }
     const { cluster } = parseNetwork(xml);
@@ -56,6 +70,11 @@ export class Clusters {
     if (present) {
       refuseForeign(`cluster ${record.name}`, present.mark, record);
     }
+    const ip = record.plan.frontend.publicIp;
+    if (present && present.plan.frontend.publicIp !== ip) {
+      // Before the record forgets it.
+      await this.releaseAddress(present.plan.frontend.publicIp, present);
+    }
     await using reverter = new Reverter();
 
     // The network comes first: what follows belongs to the cluster that it records.
@@ -63,7 +82,6 @@ export class Clusters {
     if (!present) {
       reverter.add(() => this.removeNetwork(record.name));
     }
-    const ip = record.plan.frontend.publicIp;
     if (await this.lease(ip, record)) {
       reverter.add(() => this.releaseAddress(ip, record));
     }
@@ -105,20 +123,22 @@ export class Clusters {
     const present = await this.find(record.name);
     if (present) {
       refuseForeign(`cluster ${record.name}`, present.mark, record);
-      await this.releaseAddress(present.plan.frontend.publicIp, present);
-      await this.volumes.remove(keysVolume(record.name));
+    }
+    // Whether or not the record is still there: a part of what it names may be.
+    await this.releaseAddress((present ?? record).plan.frontend.publicIp, record);
+    await this.volumes.remove(keysVolume(record.name));
+    if (present) {
       // The record goes last, so that an interrupted release can be taken up again.
       await this.removeNetwork(record.name);
     }
     if (!options.keepBaseImage) {
-      await this.removeUnusedBases([record.image.frontend.digest, record.image.compute.digest]);
+      await this.removeUnusedBases(new Set([record.image.frontend.digest, record.image.compute.digest]));
     }
   }
 
   /** @throws NotFound when the cluster has no keys: it wasn't allocated here */
   async keysOf(name: string): Promise<PrivateKeys> {
-    const content = await this.volumes.read(keysVolume(name));
-    const keys = parseKeys(content);
+    const keys = await this.keys.get(name);
     if (!keys) {
       throw new NotFound(
         `the keys of cluster ${name}`,
@@ -184,7 +204,8 @@ export class Clusters {
 
   private async releaseAddress(ip: string, record: ClusterRecord): Promise<void> {
     const xml = await this.virsh.runIfThere(["net-dumpxml", "--inactive", `${LEASE_PREFIX}${ip}`]);
-    if (xml === undefined || parseNetwork(xml).lease?.cluster !== record.name) {
+    const lease = xml === undefined ? undefined : parseNetwork(xml).lease;
+    if (lease?.cluster !== record.name || !isOurs(lease.mark, record)) {
       return;
     }
     const publicXml = await this.virsh.runIfThere(["net-dumpxml", record.plan.publicNetwork.name]);
@@ -260,13 +281,13 @@ export class Clusters {
     progress(`base image stored in ${((Date.now() - started) / 1000).toFixed(1)} s; every node shares it`);
   }
 
-  private async removeUnusedBases(digests: readonly string[]): Promise<void> {
+  private async removeUnusedBases(digests: ReadonlySet<string>): Promise<void> {
     // The sign of wholeness goes first: a cluster that comes now uploads again rather than trust a base on its way out.
-    await this.volumes.remove(...digests.map(completeVolume));
+    await this.volumes.remove(...[...digests].map(completeVolume));
     const inUse = new Set(
       (await listClusters(this.virsh)).flatMap(({ image }) => [image.frontend.digest, image.compute.digest]),
     );
-    for (const digest of new Set(digests)) {
+    for (const digest of digests) {
       if (inUse.has(digest)) {
         await this.volumes.create(completeVolume(digest), 0);
       } else {

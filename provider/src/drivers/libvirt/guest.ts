@@ -8,6 +8,8 @@ import type { Virsh } from "./virsh";
 /** The guest program of our images. */
 const GUEST_PROGRAM = "/usr/sbin/vc-guest";
 const AGENT_SECONDS = 3;
+/** An agent that isn't there yet is no failure. */
+const TOLERANT = { tolerant: true };
 const POLL_MS = 1000;
 /** The guest agent comes up within seconds of a boot; an image without one is asked over ssh from then on. */
 const SSH_AFTER_SECONDS = 45;
@@ -126,7 +128,7 @@ export class Guests {
   }
 
   private async agent(domain: string, command: object): Promise<string> {
-    const [answer = ""] = await this.virsh.batch([agentCommand(domain, command)]);
+    const [answer = ""] = await this.virsh.batch([agentCommand(domain, command)], TOLERANT);
     return answer;
   }
 
@@ -135,6 +137,7 @@ export class Guests {
     const ping = { execute: "guest-ping" };
     const first = await this.virsh.batch(
       domains.flatMap((domain) => [["domstate", domain], agentCommand(domain, ask), agentCommand(domain, ping)]),
+      TOLERANT,
     );
     const statuses = new Map<string, GuestStatus>();
     const asked = new Map<string, number>();
@@ -154,6 +157,7 @@ export class Guests {
       const pending = [...asked];
       const answers = await this.virsh.batch(
         pending.map(([domain, pid]) => agentCommand(domain, { execute: "guest-exec-status", arguments: { pid } })),
+        TOLERANT,
       );
       pending.forEach(([domain], index) => {
         const result = parseExecStatus(answers[index] ?? "");

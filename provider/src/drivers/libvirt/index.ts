@@ -1,5 +1,6 @@
 import { socketUri } from "../../default-site/libvirt";
 import { sitePaths } from "../../default-site/paths";
+import { refuseOversize } from "../../plan/plan";
 import type {
   BootRequest,
   Capabilities,
@@ -90,7 +91,13 @@ export class LibvirtDriver implements Driver {
     return this.nodes.diagnose(node);
   }
 
-  allocate(record: ClusterRecord): Promise<ClusterKeys> {
+  async allocate(record: ClusterRecord): Promise<ClusterKeys> {
+    const [site, machines] = await Promise.all([this.describe(), this.nodes.read(record.name)]);
+    refuseOversize(
+      record.plan,
+      site,
+      [...machines.values()].filter(({ state }) => state === "running"),
+    );
     return this.clusters.allocate(record);
   }
 

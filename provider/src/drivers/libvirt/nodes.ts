@@ -114,7 +114,9 @@ export class Nodes {
     }
     await this.stop(machine, limits);
     await this.reshape(machine.domain.name, shape);
-    await this.start({ ...machine, state: "off" });
+    if (machine.state !== "off") {
+      await this.start({ ...machine, state: "off" });
+    }
     return "restarted";
   }
 
@@ -128,6 +130,12 @@ export class Nodes {
     if (machine) {
       await this.stop(machine, limits);
       await ifThere(this.virsh.run(["undefine", name, "--managed-save", "--snapshots-metadata", "--nvram"]));
+    } else {
+      // A disk without a machine says by its name alone whose it is.
+      const cluster = await this.clusters.find(ref.cluster.name);
+      if (cluster) {
+        refuseForeign(`cluster ${cluster.name}`, cluster.mark, ref.cluster);
+      }
     }
     await this.volumes.remove(diskVolume(name), consoleVolume(name));
   }
@@ -173,8 +181,9 @@ export class Nodes {
       publicNetwork: ref.cluster.plan.publicNetwork.name,
       kvm: await this.kvm(),
     });
-    reverter.add(() => this.virsh.run(["undefine", name]));
     await this.virsh.runWithFile(["define"], xml);
+    // Not before: a machine that somebody else has defined meanwhile isn't ours to undo.
+    reverter.add(() => this.virsh.run(["undefine", name]));
     await this.virsh.run(["autostart", name]);
     reverter.add(() => this.virsh.run(["destroy", name]));
     await this.virsh.run(["start", name]);

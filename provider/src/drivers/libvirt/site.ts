@@ -10,17 +10,20 @@ const DEFAULT_PRIVATE_RANGE = "10.84.0.0/16";
 const DEFAULT_OVERCOMMIT = 8;
 
 /**
- * What a libvirt has and hands out, in two virsh runs.
+ * What a libvirt has and hands out, in three virsh runs.
  * @throws NotFound for an unknown network, Unreachable
  */
 export async function describeSite(virsh: Virsh, settings: LibvirtSettings, network: string): Promise<SiteDescription> {
-  const [capabilities = "", nodeinfo = "", stats = "", uuids = "", publicXml = "", leases = ""] = await virsh.batch([
-    ["capabilities"],
-    ["nodeinfo"],
-    ["domstats", "--list-active", "--vcpu", "--balloon"],
-    ["net-list", "--all", "--uuid"],
-    ["net-dumpxml", network],
-    ["net-dhcp-leases", network],
+  const [[capabilities = "", nodeinfo = "", stats = "", uuids = "", publicXml = ""], [leases = ""]] = await Promise.all([
+    virsh.batch([
+      ["capabilities"],
+      ["nodeinfo"],
+      ["domstats", "--list-active", "--vcpu", "--balloon"],
+      ["net-list", "--all", "--uuid"],
+      ["net-dumpxml", network],
+    ]),
+    // Fails on a network that libvirt only passes through.
+    virsh.batch([["net-dhcp-leases", network]], { tolerant: true }),
   ]);
   const host = parseCapabilities(capabilities);
   const networks = await listNetworks(virsh, uuids);

@@ -52,10 +52,14 @@ export class Virsh {
   }
 
   /**
-   * Several commands in one process, for reading: each one's output, empty where it failed.
-   * @throws Unreachable, Denied
+   * Several commands in one process, for reading: each one's output, empty where the object isn't there.
+   * @param options `tolerant`: empty for any other failure of the object's as well
+   * @throws Unreachable, Denied, SiteFailure: silence is never taken for absence
    */
-  async batch(commands: ReadonlyArray<readonly string[]>, options: RunOptions = {}): Promise<string[]> {
+  async batch(
+    commands: ReadonlyArray<readonly string[]>,
+    options: RunOptions & { readonly tolerant?: boolean } = {},
+  ): Promise<string[]> {
     if (commands.length === 0) {
       return [];
     }
@@ -65,7 +69,7 @@ export class Virsh {
     return this.limit(async () => {
       try {
         const { stdout, stderr } = await this.spawn([script], options);
-        refuseLostConnection(stderr, this.uri);
+        refuseFailures(stderr, this.uri, options.tolerant ?? false);
         return stdout.split(separator).slice(0, commands.length);
       } catch (error) {
         throw translate(error, `virsh ${commands[0]?.[0]} …`, this.uri);
@@ -137,10 +141,15 @@ function translate(error: unknown, command: string, uri: string): Error {
     : new SiteFailure(command, said || error.shortMessage);
 }
 
-function refuseLostConnection(stderr: string, uri: string): void {
-  const said = lastWords(stderr);
-  if (UNREACHABLE.test(said)) {
-    throw unreachable(uri, said);
+/** virsh goes on after a command that failed; only stderr tells. */
+function refuseFailures(stderr: string, uri: string, tolerant: boolean): void {
+  for (const line of errorLines(stderr)) {
+    if (UNREACHABLE.test(line)) {
+      throw unreachable(uri, line);
+    }
+    if (!tolerant && !NOT_FOUND.test(line)) {
+      throw new SiteFailure(`libvirt at ${uri}`, line);
+    }
   }
 }
 
@@ -153,10 +162,12 @@ function unreachable(uri: string, said: string): Unreachable {
 }
 
 function lastWords(stderr: string): string {
+  return errorLines(stderr).slice(-3).join("; ");
+}
+
+function errorLines(stderr: string): string[] {
   return stderr
     .split("\n")
     .map((line) => line.replace(/^error: /, "").trim())
-    .filter(Boolean)
-    .slice(-3)
-    .join("; ");
+    .filter(Boolean);
 }

@@ -1,0 +1,49 @@
+import type { Driver, ImageRecord } from "../../provider/src/drivers/driver";
+import type { SiteSettings } from "../../provider/src/drivers/settings";
+
+/** A site under test: its driver, and what only the site's own tools can do, behind the driver's back. */
+export interface Backend {
+  readonly driver: Driver;
+  /** The same site as another process sees it. */
+  readonly otherProcess: Driver;
+  /** A site of this kind that doesn't answer. */
+  readonly unreachable: Driver;
+  readonly settings: SiteSettings;
+  /** An image whose disks are known to this machine. Its guests shut down when asked to. */
+  readonly image: ImageRecord;
+  /** Shares no disk with `image`. Its guests don't listen. */
+  readonly otherImage: ImageRecord;
+  /** Whether guests of these images get ready and take a new vc-out.xml while they run. */
+  readonly guestsAnswer: boolean;
+  /** MiB that a node of these images needs. */
+  readonly memory: number;
+
+  /** One line for each thing of any cluster's at the site: machines, networks, volumes, leases. */
+  leftovers(): Promise<string[]>;
+  /** Whether the site holds the whole base disk of this digest. */
+  holdsBase(digest: string): Promise<boolean>;
+  /** Requests to the site so far. */
+  requests(): Promise<number>;
+  /** From the next request on lets this many through and fails the rest, as if the process had ended. Undefined: all work again. */
+  interruptAfter(requests: number | undefined): Promise<void>;
+
+  /** Takes a node's power away. */
+  turnOff(cluster: string, node: string): Promise<void>;
+  /** Takes a node's machine away and leaves its disk. */
+  forgetMachine(cluster: string, node: string): Promise<void>;
+  /** Takes a cluster's network away, and with it the record. */
+  forgetNetwork(cluster: string): Promise<void>;
+  /** Changes something on a node's disk. */
+  scribble(cluster: string, node: string): Promise<void>;
+  isScribbled(cluster: string, node: string): Promise<boolean>;
+  /** Sees to it that a node doesn't get ready, and says so on its console: `no root file system`. */
+  makeUnhealthy(cluster: string, node: string): Promise<void>;
+  /** Makes a network or a machine that has a cluster's name and no mark. */
+  makeStrangerNetwork(name: string): Promise<void>;
+  makeStrangerMachine(cluster: string, node: string): Promise<void>;
+  /** Whether the stranger is as it was made; then takes it away. */
+  removeStranger(): Promise<boolean>;
+
+  /** Takes everything away. */
+  tearDown(): Promise<void>;
+}

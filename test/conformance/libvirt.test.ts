@@ -1,0 +1,4 @@
+import { libvirtBackend } from "./libvirt";
+import { describeConformance } from "./suite";
+
+describeConformance("libvirt", libvirtBackend);

@@ -1,0 +1,4 @@
+import { memoryBackend } from "./memory";
+import { describeConformance } from "./suite";
+
+describeConformance("memory", memoryBackend);

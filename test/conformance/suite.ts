@@ -1,0 +1,946 @@
+import { expect } from "chai";
+import type { ClusterRecord, Driver, Mark, NodeRef } from "../../provider/src/drivers/driver";
+import {
+  AddressTaken,
+  ForeignOwner,
+  NoCapacity,
+  NotFound,
+  NotReady,
+  Unreachable,
+  type VirtualClusterError,
+} from "../../provider/src/drivers/errors";
+import { hostAt, macOf, subnet } from "../../provider/src/plan/addresses";
+import { type ClusterPlan, type NodePlan, planCluster } from "../../provider/src/plan/plan";
+import { sha256 } from "../../provider/src/vc-out/digest";
+import type { Backend } from "./backend";
+
+const SILENT = () => undefined;
+const AT_ONCE = { graceSeconds: 0 };
+const KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample tester@example";
+
+interface Wish {
+  readonly computes?: number;
+  readonly owner?: string;
+  readonly other?: "image";
+}
+
+type ErrorClass = new (...args: never[]) => VirtualClusterError;
+
+/** Holds a driver to the contract of `provider/src/drivers/driver.ts`. Every test gives back all that it took from the site. */
+export function describeConformance(name: string, setUp: (context: Mocha.Context) => Promise<Backend>): void {
+  describe(`driver contract: ${name}`, function () {
+    // Interrupted operations are tried again from each of their requests.
+    this.timeout(240_000);
+    let backend: Backend;
+    let driver: Driver;
+    let clean: string[];
+    let serial = 0;
+
+    before(async function () {
+      backend = await setUp(this);
+      driver = backend.driver;
+    });
+
+    after(() => backend?.tearDown());
+
+    afterEach(() => backend.interruptAfter(undefined));
+
+    /** A test that must leave the site as it found it. */
+    function check(title: string, work: () => Promise<unknown>): void {
+      it(title, async () => {
+        clean = await backend.leftovers();
+        await work();
+        expect(await backend.leftovers(), "left at the site").to.deep.equal(clean);
+      });
+    }
+
+    // ── What tests begin with ──────────────────────────────────────────────────────────────────────────────────────
+
+    const markOf = (cluster: string, owner = "tester@example"): Mark => ({
+      version: 1,
+      owner,
+      organization: "organization",
+      project: "project",
+      stack: "stack",
+      cluster,
+      createdAt: "2024-02-29T12:00:00.000Z",
+    });
+
+    /** A cluster that fits the site as it is now. */
+    async function planned(wish: Wish = {}): Promise<ClusterRecord> {
+      serial += 1;
+      const clusterName = `conformance-${serial}`;
+      const site = await driver.describe();
+      const plan = planCluster(
+        {
+          name: clusterName,
+          numCpus: wish.computes ?? 1,
+          cpusPerNode: 1,
+          memoryPerNode: backend.memory,
+          frontend: { cpus: 1, memory: backend.memory },
+        },
+        site,
+      );
+      return {
+        name: clusterName,
+        mark: markOf(`logical-${serial}`, wish.owner),
+        site: backend.settings,
+        plan,
+        image: wish.other ? backend.otherImage : backend.image,
+        publicKeys: [KEY],
+      };
+    }
+
+    /** The site's own record of a cluster that it made room for. */
+    async function allocated(wish: Wish = {}): Promise<ClusterRecord> {
+      const record = await planned(wish);
+      await driver.allocate(record);
+      await driver.fixImages(record, SILENT);
+      return recorded(record.name);
+    }
+
+    async function recorded(clusterName: string): Promise<ClusterRecord> {
+      const record = await driver.find(clusterName);
+      expect(record, `record of ${clusterName}`).to.not.equal(undefined);
+      return record as ClusterRecord;
+    }
+
+    const frontendOf = (cluster: ClusterRecord): NodeRef<ClusterRecord> => ({ cluster, node: "frontend" });
+    const computeOf = (cluster: ClusterRecord, index = 0): NodeRef<ClusterRecord> => ({
+      cluster,
+      node: `compute-${index}`,
+    });
+
+    function planOf(ref: NodeRef<ClusterRecord>): NodePlan {
+      const { frontend, computes } = ref.cluster.plan;
+      return ref.node === "frontend" ? frontend : (computes.find((compute) => compute.name === ref.node) as NodePlan);
+    }
+
+    async function boot(
+      ref: NodeRef<ClusterRecord>,
+      change: { vcOut?: string; plan?: object; keepDisk?: boolean } = {},
+    ) {
+      return driver.boot(ref, {
+        role: ref.node === "frontend" ? "frontend" : "compute",
+        plan: { ...planOf(ref), ...change.plan },
+        vcOut: change.vcOut ?? vcOutOf(ref),
+        keepDisk: change.keepDisk ?? false,
+      });
+    }
+
+    async function nodeOf(ref: NodeRef) {
+      const node = (await driver.read(ref.cluster.name)).get(ref.node);
+      expect(node, `machine of ${ref.node}`).to.not.equal(undefined);
+      return node as NonNullable<typeof node>;
+    }
+
+    async function destroy(...clusters: ClusterRecord[]): Promise<void> {
+      for (const cluster of clusters) {
+        const nodes = ["frontend", ...cluster.plan.computes.map((compute) => compute.name)];
+        await Promise.all(nodes.map((node) => driver.remove({ cluster, node }, AT_ONCE)));
+        await driver.release(cluster, { keepBaseImage: false });
+      }
+    }
+
+    // ── What is there ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    describe("describe", () => {
+      check("gives the same site id as siteId, and to every process", async () => {
+        const [id, { siteId }, other] = await Promise.all([
+          driver.siteId(),
+          driver.describe(),
+          backend.otherProcess.siteId(),
+        ]);
+        expect(id).to.not.equal("");
+        expect([siteId, other]).to.deep.equal([id, id]);
+      });
+
+      check("hands out only addresses of its public network, without the gateway", async () => {
+        const { publicNetwork, publicAddresses } = await driver.describe();
+        expect(publicAddresses).to.not.include(publicNetwork.gateway);
+        expect(new Set(publicAddresses).size).to.equal(publicAddresses.length);
+        expect(
+          publicAddresses.every(
+            (ip) => subnet(`${ip}/${publicNetwork.cidr.split("/")[1]}`).cidr === publicNetwork.cidr,
+          ),
+        ).to.equal(true);
+      });
+
+      check("says which cluster holds an address and a subnet from allocate to release", async () => {
+        const cluster = await allocated();
+        const held = await driver.describe();
+        expect(held.takenAddresses.get(cluster.plan.frontend.publicIp)?.cluster).to.equal(cluster.name);
+        expect(held.takenSubnets.get(cluster.plan.privateNetwork.cidr)?.cluster).to.equal(cluster.name);
+
+        await destroy(cluster);
+        const free = await driver.describe();
+        expect(free.takenAddresses.has(cluster.plan.frontend.publicIp)).to.equal(false);
+        expect(free.takenSubnets.has(cluster.plan.privateNetwork.cidr)).to.equal(false);
+      });
+
+      check("counts what running machines use, and no more when they are gone", async () => {
+        const before = await driver.describe();
+        const cluster = await allocated();
+        await boot(frontendOf(cluster));
+        const during = await driver.describe();
+        await destroy(cluster);
+        const afterwards = await driver.describe();
+
+        expect(before.cpus.free - during.cpus.free).to.equal(1);
+        expect(before.memory.free - during.memory.free).to.equal(backend.memory);
+        expect(afterwards.cpus).to.deep.equal(before.cpus);
+        expect(afterwards.memory).to.deep.equal(before.memory);
+      });
+    });
+
+    describe("find and read", () => {
+      check("know nothing of a cluster that isn't there", async () => {
+        expect(await driver.find("conformance-nobody")).to.equal(undefined);
+        expect([...(await driver.read("conformance-nobody"))]).to.deep.equal([]);
+      });
+
+      check("give the whole record back, keys included, to every process and whoever owns it", async () => {
+        const record = await planned({ owner: `Zoë <"&'> ]]> \\ %41 \${x} ✓` });
+        const keys = await driver.allocate(record);
+        expect(await backend.otherProcess.find(record.name)).to.deep.equal({ ...record, keys });
+        await destroy(record);
+      });
+
+      check("show a machine as it was asked for", async () => {
+        const cluster = await allocated();
+        await Promise.all([boot(frontendOf(cluster)), boot(computeOf(cluster))]);
+        const nodes = await backend.otherProcess.read(cluster.name);
+        expect([...nodes.keys()].sort()).to.deep.equal(["compute-0", "frontend"]);
+
+        const { frontend, computes } = cluster.plan;
+        const observed = nodes.get("frontend");
+        expect(observed).to.deep.include({ state: "running", cpus: 1, memory: backend.memory, autostart: true });
+        expect(observed?.macs, "the private NIC first").to.deep.equal([frontend.privateMac, frontend.publicMac]);
+        expect(observed?.mark).to.deep.equal(cluster.mark);
+        expect(observed?.vcOutDigest).to.equal(sha256(vcOutOf(frontendOf(cluster))));
+        expect(nodes.get("compute-0")?.macs).to.deep.equal([computes[0]?.privateMac]);
+        await destroy(cluster);
+      });
+
+      check("tell clusters apart whose names begin alike", async () => {
+        const [one, two] = [await allocated(), await allocated()];
+        const longer: ClusterRecord = { ...two, name: `${one.name}-compute-1` };
+        await destroy(two);
+        await driver.allocate(longer);
+        await driver.fixImages(longer, SILENT);
+        await Promise.all([boot(computeOf(one)), boot(frontendOf(longer))]);
+        expect([...(await driver.read(one.name)).keys()]).to.deep.equal(["compute-0"]);
+        expect([...(await driver.read(longer.name)).keys()]).to.deep.equal(["frontend"]);
+        await destroy(one, longer);
+      });
+
+      check("share their requests when asked at the same time", async () => {
+        const cluster = await allocated();
+        await boot(frontendOf(cluster));
+        const count = async (times: number) => {
+          const before = await backend.requests();
+          await Promise.all(Array.from({ length: times }, () => driver.read(cluster.name)));
+          return (await backend.requests()) - before;
+        };
+        const one = await count(1);
+        expect(await count(32)).to.equal(one);
+        await destroy(cluster);
+      });
+    });
+
+    describe("diagnose", () => {
+      check("gives text even where there is nothing to tell", async () => {
+        const cluster = await planned();
+        expect(await driver.diagnose(frontendOf(cluster))).to.equal("");
+      });
+
+      check("gives the console's last lines as plain text", async () => {
+        const cluster = await allocated();
+        await boot(frontendOf(cluster));
+        await backend.makeUnhealthy(cluster.name, "frontend");
+        await eventually(async () =>
+          expect(await driver.diagnose(frontendOf(cluster))).to.include("no root file system"),
+        );
+        // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+        expect(await driver.diagnose(frontendOf(cluster))).to.not.match(/[\x00-\x09\x0b-\x1f\x7f-\uffff]/);
+        await destroy(cluster);
+      });
+    });
+
+    // ── A cluster ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    describe("allocate", () => {
+      check("makes keys of the cluster's own, and keeps them when it is called again", async () => {
+        const [one, two] = [await planned(), await planned()];
+        const keys = await driver.allocate(one);
+        expect(keys.hostKey).to.match(/^ssh-ed25519 [A-Za-z0-9+/=]+$/);
+        expect(keys.rootKey).to.match(/^ssh-ed25519 [A-Za-z0-9+/=]+$/);
+        expect(keys.hostKey).to.not.equal(keys.rootKey);
+        expect(await backend.otherProcess.allocate(one)).to.deep.equal(keys);
+
+        const fresh = { ...two, plan: (await replanned(two)).plan };
+        expect((await driver.allocate(fresh)).hostKey).to.not.equal(keys.hostKey);
+        await destroy(one, fresh);
+      });
+
+      check("brings the record up to date: a resize, another public key", async () => {
+        const record = await allocated();
+        const grown = { ...(await replanned(record, 3)), publicKeys: [`${KEY}2`] };
+        await driver.allocate(grown);
+        expect(await recorded(record.name)).to.deep.include({ plan: grown.plan, publicKeys: grown.publicKeys });
+        await destroy(grown);
+      });
+
+      check("gives a former public address back when the plan has another", async () => {
+        const record = await allocated();
+        const former = record.plan.frontend.publicIp;
+        const free = (await driver.describe()).publicAddresses.find((ip) => ip !== former) as string;
+        const moved = withPlan(record, { publicIp: free });
+        await driver.allocate(moved);
+        const { takenAddresses } = await driver.describe();
+        expect(takenAddresses.get(free)?.cluster).to.equal(record.name);
+        expect(takenAddresses.has(former)).to.equal(false);
+        await destroy(moved);
+      });
+
+      check("throws AddressTaken for a public address that another cluster has, and leaves nothing", async () => {
+        const holder = await allocated();
+        const late = withPlan(await planned(), { publicIp: holder.plan.frontend.publicIp });
+        await rejects(driver.allocate(late), AddressTaken, holder.plan.frontend.publicIp);
+        expect(await driver.find(late.name)).to.equal(undefined);
+        await destroy(holder);
+      });
+
+      check("throws AddressTaken for a subnet that another cluster has, and leaves nothing", async () => {
+        const holder = await allocated();
+        const late = withPlan(await planned(), { cidr: holder.plan.privateNetwork.cidr });
+        await rejects(driver.allocate(late), AddressTaken, holder.plan.privateNetwork.cidr);
+        expect(await driver.find(late.name)).to.equal(undefined);
+        await destroy(holder);
+      });
+
+      for (const what of ["publicIp", "cidr"] as const) {
+        check(`gives the same ${what} to one of many that ask at the same time`, async () => {
+          const [first, ...others] = [await planned(), await planned(), await planned(), await planned()];
+          const wanted = { publicIp: first.plan.frontend.publicIp, cidr: first.plan.privateNetwork.cidr };
+          const rivals = [
+            first,
+            ...others.map((record, index) => ({
+              // All else differs.
+              ...withPlan(record, { ...freeOf(index), [what]: wanted[what] }),
+            })),
+          ];
+          const outcomes = await Promise.allSettled(
+            rivals.map((record, index) => (index % 2 ? backend.otherProcess : driver).allocate(record)),
+          );
+          const winners = rivals.filter((_, index) => outcomes[index]?.status === "fulfilled");
+          expect(winners.length, outcomes.map(String).join()).to.equal(1);
+          for (const outcome of outcomes) {
+            if (outcome.status === "rejected") {
+              expect(outcome.reason).to.be.instanceOf(AddressTaken);
+            }
+          }
+          expect((await recorded((winners[0] as ClusterRecord).name)).keys).to.not.equal(undefined);
+          await destroy(...winners);
+        });
+      }
+
+      check("throws NoCapacity for more than the site has, and leaves nothing", async () => {
+        const record = await planned();
+        const { memory, cpus } = await driver.describe();
+        const huge = (change: Partial<NodePlan>) => ({
+          ...record,
+          plan: { ...record.plan, computes: record.plan.computes.map((compute) => ({ ...compute, ...change })) },
+        });
+        await rejects(driver.allocate(huge({ memory: memory.total + 1 })), NoCapacity, String(memory.total));
+        await rejects(driver.allocate(huge({ cpus: cpus.perNode + 1 })), NoCapacity, String(cpus.perNode));
+      });
+    });
+
+    describe("fixImages", () => {
+      check("stores a disk once for all clusters and gives it back with its last user", async () => {
+        const [one, two] = [await allocated(), await allocated()];
+        const { digest } = one.image.frontend;
+        await driver.fixImages(one, SILENT);
+        expect(await backend.holdsBase(digest)).to.equal(true);
+        await destroy(one);
+        expect(await backend.holdsBase(digest), "after the first user").to.equal(true);
+        await destroy(two);
+        expect(await backend.holdsBase(digest), "after the last user").to.equal(false);
+      });
+
+      check("doesn't touch another image's disks", async () => {
+        const [one, two] = [await allocated(), await allocated({ other: "image" })];
+        await destroy(one);
+        expect(await backend.holdsBase(two.image.frontend.digest)).to.equal(true);
+        expect(await backend.holdsBase(two.image.compute.digest)).to.equal(true);
+        await destroy(two);
+      });
+
+      check("keeps the disk where release is told to, until somebody gives it back", async () => {
+        const record = await allocated();
+        await driver.release(record, { keepBaseImage: true });
+        expect(await backend.holdsBase(record.image.frontend.digest)).to.equal(true);
+        expect(await driver.find(record.name)).to.equal(undefined);
+        await driver.release(record, { keepBaseImage: false });
+      });
+
+      check("serves clusters that come at the same time", async () => {
+        const records = [await planned(), await planned()].map((record, index) => withPlan(record, freeOf(index)));
+        await Promise.all(records.map((record) => driver.allocate(record)));
+        await Promise.all(
+          records.map((record, index) => (index ? backend.otherProcess : driver).fixImages(record, SILENT)),
+        );
+        expect(await backend.holdsBase(backend.image.frontend.digest)).to.equal(true);
+        await destroy(...records);
+      });
+    });
+
+    describe("release", () => {
+      check("counts already gone as success", async () => {
+        const never = await planned();
+        await driver.release(never, { keepBaseImage: false });
+
+        const record = await allocated();
+        await driver.release(record, { keepBaseImage: false });
+        await driver.release(record, { keepBaseImage: false });
+        expect(await driver.find(record.name)).to.equal(undefined);
+      });
+
+      check("gives everything back although the network is gone", async () => {
+        const record = await allocated();
+        await backend.forgetNetwork(record.name);
+        await driver.release(record, { keepBaseImage: false });
+      });
+    });
+
+    // ── A node ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    describe("boot", () => {
+      check("needs an allocated cluster", async () => {
+        await rejects(boot(frontendOf(await planned())), NotFound);
+      });
+
+      check("leaves a machine alone that is as it should be", async () => {
+        const cluster = await allocated();
+        await boot(frontendOf(cluster));
+        const first = await nodeOf(frontendOf(cluster));
+        await backend.scribble(cluster.name, "frontend");
+        expect(await boot(frontendOf(cluster), { keepDisk: true }), "started").to.equal(false);
+        expect(await boot(frontendOf(cluster), { keepDisk: false }), "started").to.equal(false);
+        expect(await nodeOf(frontendOf(cluster))).to.deep.equal(first);
+        expect(await backend.isScribbled(cluster.name, "frontend")).to.equal(true);
+        await destroy(cluster);
+      });
+
+      check("starts a machine that is off, the same one", async () => {
+        const cluster = await allocated();
+        await boot(computeOf(cluster));
+        const first = await nodeOf(computeOf(cluster));
+        await backend.turnOff(cluster.name, "compute-0");
+        expect((await nodeOf(computeOf(cluster))).state).to.equal("off");
+        expect(await boot(computeOf(cluster), { keepDisk: true }), "started").to.equal(true);
+        expect(await nodeOf(computeOf(cluster))).to.deep.equal(first);
+        await destroy(cluster);
+      });
+
+      check("doesn't say that a machine has a file that it can't have yet", async () => {
+        const cluster = await allocated();
+        const ref = computeOf(cluster);
+        expect(await boot(ref), "started").to.equal(true);
+        await backend.turnOff(cluster.name, "compute-0");
+        expect(await boot(ref, { vcOut: "<vc>new</vc>", keepDisk: true }), "started").to.equal(true);
+        expect((await nodeOf(ref)).vcOutDigest).to.equal(sha256(vcOutOf(ref)));
+        if (backend.guestsAnswer) {
+          expect(await boot(ref, { vcOut: "<vc>new</vc>", keepDisk: true }), "started").to.equal(false);
+          expect((await nodeOf(ref)).vcOutDigest).to.equal(sha256("<vc>new</vc>"));
+        }
+        await destroy(cluster);
+      });
+
+      check("gives a machine its new shape", async () => {
+        const cluster = await allocated();
+        await boot(computeOf(cluster));
+        const { machineId } = await nodeOf(computeOf(cluster));
+        const plan = { cpus: 2, memory: backend.memory + 32 };
+        await boot(computeOf(cluster), { plan, keepDisk: true });
+        expect(await nodeOf(computeOf(cluster))).to.deep.include({ ...plan, machineId, state: "running" });
+        await destroy(cluster);
+      });
+
+      check("uses a disk that was left without a machine again", async () => {
+        const cluster = await allocated();
+        await boot(frontendOf(cluster));
+        await backend.scribble(cluster.name, "frontend");
+        await backend.forgetMachine(cluster.name, "frontend");
+        await boot(frontendOf(cluster), { keepDisk: true });
+        expect(await backend.isScribbled(cluster.name, "frontend")).to.equal(true);
+        await destroy(cluster);
+      });
+
+      check("makes the disk anew that an interrupted create left", async () => {
+        const cluster = await allocated();
+        await boot(frontendOf(cluster));
+        await backend.scribble(cluster.name, "frontend");
+        await backend.forgetMachine(cluster.name, "frontend");
+        await boot(frontendOf(cluster), { keepDisk: false });
+        expect(await backend.isScribbled(cluster.name, "frontend")).to.equal(false);
+        await destroy(cluster);
+      });
+
+      check("makes the disk anew where it is gone although it should be kept", async () => {
+        const cluster = await allocated();
+        await boot(frontendOf(cluster), { keepDisk: true });
+        expect((await nodeOf(frontendOf(cluster))).state).to.equal("running");
+        await destroy(cluster);
+      });
+
+      check("serves siblings side by side", async () => {
+        const cluster = await allocated({ computes: 3 });
+        await Promise.all(
+          [frontendOf(cluster), ...[0, 1, 2].map((index) => computeOf(cluster, index))].map((ref) => boot(ref)),
+        );
+        const nodes = await driver.read(cluster.name);
+        expect([...nodes.values()].map(({ state }) => state)).to.deep.equal(Array(4).fill("running"));
+        expect(new Set([...nodes.values()].map(({ machineId }) => machineId)).size).to.equal(4);
+        await destroy(cluster);
+      });
+    });
+
+    describe("waitFor", () => {
+      check("returns when the machine runs", async () => {
+        const cluster = await allocated();
+        await boot(computeOf(cluster));
+        await driver.waitFor(computeOf(cluster), "running", { seconds: 10, progress: SILENT });
+        if (backend.guestsAnswer) {
+          await driver.waitFor(computeOf(cluster), "ready", { seconds: 10, progress: SILENT });
+        }
+        await destroy(cluster);
+      });
+
+      check("throws NotReady with the diagnosis when the time is up", async () => {
+        const cluster = await allocated();
+        await boot(computeOf(cluster));
+        await backend.makeUnhealthy(cluster.name, "compute-0");
+        const limits = { seconds: 1, progress: SILENT };
+        const error = await rejects(driver.waitFor(computeOf(cluster), "ready", limits), NotReady, "compute-0");
+        expect((error as NotReady).diagnosis).to.include("no root file system");
+        await destroy(cluster);
+      });
+
+      check("throws NotReady at once for a machine that is off, NotFound for one that is gone", async () => {
+        const cluster = await allocated();
+        await boot(computeOf(cluster));
+        await driver.shutdown(computeOf(cluster), AT_ONCE);
+        const limits = { seconds: 600, progress: SILENT };
+        await rejects(driver.waitFor(computeOf(cluster), "running", limits), NotReady, "off");
+        await rejects(driver.waitFor(computeOf(cluster), "ready", limits), NotReady, "off");
+        await driver.remove(computeOf(cluster), AT_ONCE);
+        await rejects(driver.waitFor(computeOf(cluster), "running", limits), NotFound);
+        await destroy(cluster);
+      });
+    });
+
+    describe("reconfigure", () => {
+      check("hands a running guest its file where there is a channel, and says so where there is none", async () => {
+        const cluster = await allocated();
+        const ref = frontendOf(cluster);
+        await boot(ref);
+        const live = driver.capabilities.liveReconfigure && backend.guestsAnswer;
+        expect(await driver.reconfigure(ref, "<vc>new</vc>")).to.equal(live ? "live" : "nextBoot");
+        const digest = sha256(live ? "<vc>new</vc>" : vcOutOf(ref));
+        expect((await nodeOf(ref)).vcOutDigest, "what the node was last given").to.equal(digest);
+        if (live) {
+          expect(await driver.reconfigure(ref, "<vc>new</vc>")).to.equal("live");
+        }
+        expect((await nodeOf(ref)).mark).to.deep.equal(cluster.mark);
+        await destroy(cluster);
+      });
+
+      check("leaves a machine off that is off", async () => {
+        const cluster = await allocated();
+        await boot(computeOf(cluster));
+        await driver.shutdown(computeOf(cluster), AT_ONCE);
+        expect(await driver.reconfigure(computeOf(cluster), "<vc>new</vc>")).to.equal("nextBoot");
+        expect((await nodeOf(computeOf(cluster))).state).to.equal("off");
+        await destroy(cluster);
+      });
+    });
+
+    describe("resize", () => {
+      check("gives the shape, and again does nothing", async () => {
+        const cluster = await allocated();
+        const ref = computeOf(cluster);
+        await boot(ref);
+        const { machineId } = await nodeOf(ref);
+        const shape = { cpus: 2, memory: backend.memory * 2 };
+        expect(await driver.resize(ref, shape, AT_ONCE)).to.equal(
+          driver.capabilities.liveResize ? "live" : "restarted",
+        );
+        expect(await nodeOf(ref)).to.deep.include({ ...shape, machineId, state: "running" });
+        expect(await driver.resize(ref, shape, AT_ONCE)).to.equal("live");
+
+        const smaller = { cpus: 1, memory: backend.memory };
+        await driver.resize(ref, smaller, AT_ONCE);
+        expect(await nodeOf(ref)).to.deep.include({ ...smaller, machineId, state: "running" });
+        await destroy(cluster);
+      });
+
+      check("leaves a machine off that is off", async () => {
+        const cluster = await allocated();
+        const ref = computeOf(cluster);
+        await boot(ref);
+        await driver.shutdown(ref, AT_ONCE);
+        await driver.resize(ref, { cpus: 2, memory: backend.memory }, AT_ONCE);
+        expect(await nodeOf(ref)).to.deep.include({ cpus: 2, state: "off" });
+        await destroy(cluster);
+      });
+    });
+
+    describe("shutdown", () => {
+      check("asks the guest, and waits no longer than it takes", async () => {
+        const cluster = await allocated();
+        await boot(computeOf(cluster));
+        await backend.makeUnhealthy(cluster.name, "compute-0");
+        // A guest that is just starting doesn't listen yet.
+        await eventually(async () => expect(await driver.diagnose(computeOf(cluster))).to.not.equal(""));
+        const started = Date.now();
+        await driver.shutdown(computeOf(cluster), { graceSeconds: 120 });
+        expect(Date.now() - started).to.be.lessThan(60_000);
+        expect((await nodeOf(computeOf(cluster))).state).to.equal("off");
+        await destroy(cluster);
+      });
+
+      check("pulls the plug when the time is up, keeps the disk, and again does nothing", async () => {
+        const cluster = await allocated({ other: "image" });
+        const ref = frontendOf(cluster);
+        await boot(ref);
+        const { machineId } = await nodeOf(ref);
+        await backend.scribble(cluster.name, "frontend");
+        await driver.shutdown(ref, { graceSeconds: 1 });
+        await driver.shutdown(ref, { graceSeconds: 1 });
+        expect(await nodeOf(ref)).to.deep.include({ state: "off", machineId });
+        expect(await backend.isScribbled(cluster.name, "frontend")).to.equal(true);
+        await destroy(cluster);
+      });
+    });
+
+    describe("a machine that is gone", () => {
+      check("is NotFound to whatever needs it, and success to remove", async () => {
+        const cluster = await allocated();
+        const ref = computeOf(cluster);
+        await rejects(driver.reconfigure(ref, "<vc/>"), NotFound, "compute-0");
+        await rejects(driver.resize(ref, { cpus: 1, memory: backend.memory }, AT_ONCE), NotFound, "compute-0");
+        await rejects(driver.shutdown(ref, AT_ONCE), NotFound, "compute-0");
+        await driver.remove(ref, AT_ONCE);
+        await destroy(cluster);
+      });
+    });
+
+    describe("remove", () => {
+      const states: Record<string, (cluster: ClusterRecord) => Promise<unknown>> = {
+        "is running": async () => undefined,
+        "is off": (cluster) => backend.turnOff(cluster.name, "frontend"),
+        "has lost its machine and not its disk": (cluster) => backend.forgetMachine(cluster.name, "frontend"),
+        "has lost its cluster's network": (cluster) => backend.forgetNetwork(cluster.name),
+      };
+      for (const [state, bring] of Object.entries(states)) {
+        check(`takes everything of a node that ${state}, and again does nothing`, async () => {
+          const cluster = await allocated();
+          const ref = frontendOf(cluster);
+          await boot(ref);
+          await bring(cluster);
+          await driver.remove(ref, AT_ONCE);
+          await driver.remove(ref, AT_ONCE);
+          expect([...(await driver.read(cluster.name))]).to.deep.equal([]);
+          await driver.release(cluster, { keepBaseImage: false });
+        });
+      }
+
+      check("succeeds for a node of a cluster that was never there", async () => {
+        await driver.remove(frontendOf(await planned()), AT_ONCE);
+      });
+
+      check("leaves the siblings alone", async () => {
+        const cluster = await allocated({ computes: 2 });
+        await Promise.all([boot(computeOf(cluster, 0)), boot(computeOf(cluster, 1))]);
+        await driver.remove(computeOf(cluster, 1), AT_ONCE);
+        expect([...(await driver.read(cluster.name))].map(([node, { state }]) => [node, state])).to.deep.equal([
+          ["compute-0", "running"],
+        ]);
+        await destroy(cluster);
+      });
+    });
+
+    // ── Interruption ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    /** Runs the work interrupted at its first request, at its second, … until it gets through; between two runs `then`. */
+    async function interruptedEverywhere(work: () => Promise<unknown>, then: (step: number) => Promise<unknown>) {
+      for (let step = 0; ; step++) {
+        await backend.interruptAfter(step);
+        const done = await work().then(
+          () => true,
+          () => false,
+        );
+        await backend.interruptAfter(undefined);
+        await then(step);
+        if (done) {
+          expect(step, "requests before the work was done").to.be.greaterThan(0);
+          return;
+        }
+      }
+    }
+
+    describe("an interrupted operation", () => {
+      check("allocate is taken up again", async () => {
+        let record = await planned();
+        await interruptedEverywhere(
+          () => driver.allocate(record),
+          async () => {
+            const keys = await backend.otherProcess.allocate(record);
+            expect(await recorded(record.name)).to.deep.equal({ ...record, keys });
+            await driver.release(record, { keepBaseImage: false });
+            expect(await backend.leftovers()).to.deep.equal(clean);
+            record = await replanned(record);
+          },
+        );
+      });
+
+      check("allocate can be given up from wherever it was", async () => {
+        const record = await planned();
+        await interruptedEverywhere(
+          () => driver.allocate(record),
+          async (step) => {
+            await backend.otherProcess.release(record, { keepBaseImage: false });
+            expect(await backend.leftovers(), `after step ${step}`).to.deep.equal(clean);
+          },
+        );
+      });
+
+      check("fixImages is taken up again, with a whole disk", async () => {
+        const record = await planned();
+        await driver.allocate(record);
+        await interruptedEverywhere(
+          () => driver.fixImages(record, SILENT),
+          async () => {
+            await backend.otherProcess.fixImages(record, SILENT);
+            expect(await backend.holdsBase(record.image.frontend.digest)).to.equal(true);
+            await driver.release(record, { keepBaseImage: false });
+            expect(await backend.leftovers()).to.deep.equal(clean);
+            await driver.allocate(record);
+          },
+        );
+        await destroy(record);
+      });
+
+      check("boot is taken up again", async () => {
+        const cluster = await allocated();
+        const ref = frontendOf(cluster);
+        await interruptedEverywhere(
+          () => boot(ref),
+          async () => {
+            await boot(ref);
+            expect((await driver.read(cluster.name)).size).to.equal(1);
+            expect(await nodeOf(ref)).to.deep.include({ state: "running", autostart: true, mark: cluster.mark });
+            await driver.remove(ref, AT_ONCE);
+          },
+        );
+        await destroy(cluster);
+      });
+
+      check("boot can be given up from wherever it was", async () => {
+        const cluster = await allocated();
+        const withoutNodes = await backend.leftovers();
+        await interruptedEverywhere(
+          () => boot(frontendOf(cluster)),
+          async (step) => {
+            await backend.otherProcess.remove(frontendOf(cluster), AT_ONCE);
+            expect(await backend.leftovers(), `after step ${step}`).to.deep.equal(withoutNodes);
+          },
+        );
+        await destroy(cluster);
+      });
+
+      check("remove and release are taken up again", async () => {
+        const cluster = await allocated();
+        await boot(frontendOf(cluster));
+        await interruptedEverywhere(
+          () => driver.remove(frontendOf(cluster), AT_ONCE),
+          async () => undefined,
+        );
+        await interruptedEverywhere(
+          () => driver.release(cluster, { keepBaseImage: false }),
+          async () => undefined,
+        );
+      });
+    });
+
+    // ── Whose it is ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    describe("what carries another's mark", () => {
+      for (const part of ["owner", "organization", "project", "stack", "cluster"] as const) {
+        check(`is refused and left alone where the ${part} differs`, async () => {
+          const theirs = await allocated();
+          const ours: ClusterRecord = { ...theirs, mark: { ...theirs.mark, [part]: "somebody-else" } };
+          await rejects(driver.allocate(ours), ForeignOwner, theirs.mark.owner);
+          await rejects(driver.release(ours, { keepBaseImage: false }), ForeignOwner, theirs.mark.owner);
+          expect(await driver.find(theirs.name)).to.deep.equal(theirs);
+          expect(await backend.holdsBase(theirs.image.frontend.digest)).to.equal(true);
+          expect((await driver.describe()).takenAddresses.get(theirs.plan.frontend.publicIp)?.cluster).to.equal(
+            theirs.name,
+          );
+          await destroy(theirs);
+        });
+      }
+
+      check("is refused by every operation on its machines", async () => {
+        const theirs = await allocated();
+        await boot(frontendOf(theirs));
+        const asMade = await nodeOf(frontendOf(theirs));
+        const ours: ClusterRecord = { ...theirs, mark: markOf("logical", "somebody@else") };
+        for (const [operation, work] of nodeOperations(driver, frontendOf(ours))) {
+          await rejects(work(), ForeignOwner, theirs.mark.owner, operation);
+        }
+        expect(await nodeOf(frontendOf(theirs))).to.deep.equal(asMade);
+        await destroy(theirs);
+      });
+
+      check("is refused where only a disk is left", async () => {
+        const theirs = await allocated();
+        await boot(frontendOf(theirs));
+        await backend.forgetMachine(theirs.name, "frontend");
+        await backend.scribble(theirs.name, "frontend");
+        const ours: ClusterRecord = { ...theirs, mark: markOf("logical", "somebody@else") };
+        await rejects(driver.remove(frontendOf(ours), AT_ONCE), ForeignOwner, theirs.mark.owner);
+        expect(await backend.isScribbled(theirs.name, "frontend")).to.equal(true);
+        await destroy(theirs);
+      });
+    });
+
+    describe("what carries no mark", () => {
+      check("is refused as a network of the cluster's name", async () => {
+        const record = await planned();
+        await backend.makeStrangerNetwork(record.name);
+        await rejects(driver.find(record.name), ForeignOwner, record.name);
+        await rejects(driver.allocate(record), ForeignOwner, record.name);
+        await rejects(driver.release(record, { keepBaseImage: false }), ForeignOwner, record.name);
+        expect(await backend.removeStranger(), "as it was").to.equal(true);
+      });
+
+      check("is refused as a machine of a node's name", async () => {
+        const cluster = await allocated();
+        await backend.makeStrangerMachine(cluster.name, "compute-0");
+        for (const [operation, work] of nodeOperations(driver, computeOf(cluster))) {
+          await rejects(work(), ForeignOwner, "compute-0", operation);
+        }
+        expect((await driver.read(cluster.name)).get("compute-0")?.mark).to.equal(undefined);
+        expect(await backend.removeStranger(), "as it was").to.equal(true);
+        await destroy(cluster);
+      });
+    });
+
+    // ── A site that doesn't answer ─────────────────────────────────────────────────────────────────────────────────
+
+    check("throws Unreachable from every operation when the site doesn't answer", async () => {
+      const record = await planned();
+      const away = backend.unreachable;
+      const operations: Array<[string, () => Promise<unknown>]> = [
+        ["siteId", () => away.siteId()],
+        ["describe", () => away.describe()],
+        ["find", () => away.find(record.name)],
+        ["read", () => away.read(record.name)],
+        ["allocate", () => away.allocate(record)],
+        ["fixImages", () => away.fixImages(record, SILENT)],
+        ["release", () => away.release(record, { keepBaseImage: false })],
+        ...nodeOperations(away, frontendOf(record)),
+      ];
+      for (const [operation, work] of operations) {
+        await rejects(work(), Unreachable, "", operation);
+      }
+    });
+
+    // ── Helpers ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    function nodeOperations(of: Driver, ref: NodeRef<ClusterRecord>): Array<[string, () => Promise<unknown>]> {
+      const shape = { cpus: 2, memory: backend.memory };
+      const request = { role: "frontend", plan: ref.cluster.plan.frontend, vcOut: "<vc/>", keepDisk: false } as const;
+      return [
+        ["boot", () => of.boot(ref, request)],
+        ["waitFor", () => of.waitFor(ref, "running", { seconds: 1, progress: SILENT })],
+        ["reconfigure", () => of.reconfigure(ref, "<vc/>")],
+        ["resize", () => of.resize(ref, shape, AT_ONCE)],
+        ["shutdown", () => of.shutdown(ref, AT_ONCE)],
+        ["remove", () => of.remove(ref, AT_ONCE)],
+      ];
+    }
+
+    /** The same cluster with a plan that fits the site as it is now. */
+    async function replanned(record: ClusterRecord, computes = record.plan.computes.length): Promise<ClusterRecord> {
+      const { frontend, privateNetwork } = record.plan;
+      const site = await driver.describe();
+      const held = site.takenSubnets.get(privateNetwork.cidr)?.cluster === record.name;
+      const wish = {
+        name: record.name,
+        numCpus: computes,
+        cpusPerNode: 1,
+        memoryPerNode: backend.memory,
+        frontend: { cpus: 1, memory: backend.memory },
+      };
+      const dealt = held ? { privateCidr: privateNetwork.cidr, publicIp: frontend.publicIp } : {};
+      return { ...record, plan: planCluster(wish, site, dealt) };
+    }
+  });
+}
+
+/** A stand-in: drivers take it as text. */
+function vcOutOf({ cluster, node }: NodeRef): string {
+  return `<?xml version="1.0" ?>\n<vc><!-- ${cluster.name} ${node} --></vc>\n`;
+}
+
+/** Addresses by which clusters that are planned at the same time don't meet. */
+function freeOf(index: number): { publicIp: string; cidr: string } {
+  return { publicIp: `198.51.100.${20 + index}`, cidr: `10.84.${200 + index}.0/24` };
+}
+
+function withPlan(record: ClusterRecord, change: { publicIp?: string; cidr?: string }): ClusterRecord {
+  const net = subnet(change.cidr ?? record.plan.privateNetwork.cidr);
+  const publicIp = change.publicIp ?? record.plan.frontend.publicIp;
+  const at = (place: number) => ({ privateIp: hostAt(net, place), privateMac: macOf(hostAt(net, place)) });
+  const plan: ClusterPlan = {
+    ...record.plan,
+    privateNetwork: { cidr: net.cidr },
+    frontend: { ...record.plan.frontend, ...at(1), publicIp, publicMac: macOf(publicIp) },
+    computes: record.plan.computes.map((compute, index) => ({ ...compute, ...at(-1 - index) })),
+  };
+  return { ...record, plan };
+}
+
+async function rejects(
+  work: Promise<unknown>,
+  errorClass: ErrorClass,
+  mentions = "",
+  operation = "the operation",
+): Promise<VirtualClusterError> {
+  const outcome = await work.then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+  expect(outcome, `${operation} should fail with ${errorClass.name}`).to.be.instanceOf(errorClass);
+  const error = outcome as VirtualClusterError;
+  expect(error.message).to.include(mentions);
+  return error;
+}
+
+async function eventually(assertion: () => Promise<unknown>, seconds = 10): Promise<void> {
+  for (const end = Date.now() + seconds * 1000; ; ) {
+    try {
+      await assertion();
+      return;
+    } catch (error) {
+      if (Date.now() > end) {
+        throw error;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+}
