@@ -4,12 +4,24 @@
  */
 import { computeNodeLifeCycle } from "./resources/compute-node";
 import { Context } from "./resources/context";
+import { stopWithEngine } from "./resources/engine-watch";
 import { frontendNodeLifeCycle } from "./resources/frontend-node";
 import type { ConfigureRequest, LifeCycle } from "./resources/host";
 import { virtualClusterLifeCycle } from "./resources/virtual-cluster";
 
-export const virtualCluster = (request: ConfigureRequest): LifeCycle => virtualClusterLifeCycle(new Context(request));
-export const frontendNode = (_request: ConfigureRequest): LifeCycle => frontendNodeLifeCycle();
-export const computeNode = (_request: ConfigureRequest): LifeCycle => computeNodeLifeCycle();
+export function virtualCluster(request: ConfigureRequest): LifeCycle {
+  stopWithEngine();
+  return virtualClusterLifeCycle(new Context(request));
+}
+
+export function frontendNode(_request: ConfigureRequest): LifeCycle {
+  stopWithEngine();
+  return frontendNodeLifeCycle();
+}
+
+export function computeNode(_request: ConfigureRequest): LifeCycle {
+  stopWithEngine();
+  return computeNodeLifeCycle();
+}
 
 export type { ClusterPlan, FrontendPlan, NodePlan, PrivateNetwork, PublicNetwork } from "./plan/plan";

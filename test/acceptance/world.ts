@@ -1,4 +1,4 @@
-import { appendFile, chmod, cp, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { appendFile, chmod, cp, mkdir, mkdtemp, readFile, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { execa, type Result } from "execa";
@@ -116,6 +116,25 @@ export class World {
       .flatMap((list) => list.split("\n"))
       .map((line) => line.trim().split(/\s+/)[0] ?? "")
       .filter((name) => name !== "" && name !== "public");
+  }
+
+  /** Pids of dynamic-provider hosts that run in this world's project. */
+  async providers(): Promise<string[]> {
+    return this.processes("cmd/dynamic-provider");
+  }
+
+  /** Ends Pulumi's own helpers that a killed engine has left behind. */
+  async endOrphans(): Promise<void> {
+    for (const pid of await this.processes("pulumi-(language|resource)")) {
+      process.kill(Number(pid));
+    }
+  }
+
+  private async processes(pattern: string): Promise<string[]> {
+    const { stdout } = await execa("pgrep", ["-f", pattern], { reject: false });
+    const pids = stdout.split("\n").filter(Boolean);
+    const folders = await Promise.all(pids.map((pid) => readlink(`/proc/${pid}/cwd`).catch(() => "")));
+    return pids.filter((_, index) => folders[index] === this.project);
   }
 
   /** Runs `work` while the image repository isn't there. */

@@ -6,15 +6,14 @@ import { sitePaths } from "../../provider/src/default-site/paths";
 import type * as defaultSite from "../../provider/src/default-site/site";
 import type { DiskImage } from "../../provider/src/drivers/driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "../../provider/src/drivers/libvirt";
-import { bootSector, FIRST_PARTITION_OFFSET } from "../../provider/src/images/boot-loader";
 import { digestOf, examineDisk } from "../../provider/src/images/disk";
 import type { Backend } from "./backend";
+import { type FakeGuest, makeFakeDisk } from "./fake-guest";
 
 const PROGRAMS = [
   ...["virsh", "libvirtd", "qemu-system-x86_64", "qemu-img", "qemu-storage-daemon"],
   ...["debugfs", "mke2fs", "ssh-keygen", "ip", "tini"],
 ];
-const DISK_BYTES = 16 * 1024 * 1024;
 /** In the first cluster of a qcow2 file, behind its header and the name of its base: nobody else uses it. */
 const SCRIBBLE_OFFSET = 60_000;
 const SCRIBBLE = "scribbled";
@@ -33,9 +32,9 @@ export async function libvirtBackend(context: Mocha.Context): Promise<Backend> {
   const uri = await site.startSite();
   const pool = join(sitePaths().root, "lib", "images");
   const [plain, modern, other] = await Promise.all([
-    makeDisk(join(home, "plain.raw"), { virtio: false, heedsPowerButton: false }),
-    makeDisk(join(home, "modern.raw"), { virtio: true, heedsPowerButton: true }),
-    makeDisk(join(home, "other.raw"), { virtio: false, heedsPowerButton: false }),
+    diskOf(join(home, "plain.raw"), { virtio: false, heedsPowerButton: false }),
+    diskOf(join(home, "modern.raw"), { virtio: true, heedsPowerButton: true }),
+    diskOf(join(home, "other.raw"), { virtio: false, heedsPowerButton: false }),
   ]);
   const gate = await VirshGate.make(join(home, "bin"));
   process.env.PATH = `${gate.folder}:${process.env.PATH}`;
@@ -200,59 +199,7 @@ exec ${virsh} "$@"
   }
 }
 
-interface FakeGuest {
-  /** Whether it looks as if it had drivers for virtio. */
-  readonly virtio: boolean;
-  readonly heedsPowerButton: boolean;
-}
-
-/** A disk that follows the standard as far as the host can see, and boots into a line on the serial port. */
-async function makeDisk(file: string, { virtio, heedsPowerButton }: FakeGuest): Promise<DiskImage> {
-  const handle = await open(file, "w");
-  await handle.truncate(DISK_BYTES);
-  await handle.write(bootSector(fakeBootLoader(heedsPowerButton), DISK_BYTES));
-  await handle.close();
-  const tree = `${file}.tree`;
-  const modules = join(tree, "lib", "modules", "6.1.0-fake");
-  await mkdir(join(tree, "root"), { recursive: true });
-  await mkdir(modules, { recursive: true });
-  const drivers = virtio ? "kernel/drivers/block/virtio_blk.ko\nkernel/drivers/net/virtio_net.ko\n" : "";
-  await writeFile(join(modules, "modules.builtin"), drivers);
-  await writeFile(join(modules, "modules.dep"), "");
-  await writeFile(join(tree, "name"), file);
-  const blocks = `${(DISK_BYTES - FIRST_PARTITION_OFFSET) / 1024}k`;
-  await execa("mke2fs", ["-q", "-F", "-t", "ext4", "-d", tree, "-E", `offset=${FIRST_PARTITION_OFFSET}`, file, blocks]);
-  await rm(tree, { recursive: true });
+async function diskOf(file: string, guest: FakeGuest): Promise<DiskImage> {
+  await makeFakeDisk(file, guest);
   return { ...(await examineDisk(file)), digest: await digestOf(file) };
-}
-
-/** 16-bit code: writes a line to the first serial port, then sleeps; looks for the power button at each tick of the timer. */
-function fakeBootLoader(heedsPowerButton: boolean): Buffer {
-  const sayLine = [
-    ...[0x31, 0xc0], // xor ax, ax
-    ...[0x8e, 0xd8], // mov ds, ax
-    ...[0xbe, 0x00, 0x7d], // mov si, line
-    ...[0xba, 0xf8, 0x03], // mov dx, 0x3f8 (COM1)
-    0xfc, // cld
-    0xac, // next: lodsb
-    ...[0x84, 0xc0], // test al, al
-    ...[0x74, 0x03], // jz done
-    0xee, // out dx, al
-    ...[0xeb, 0xf8], // jmp next
-  ];
-  const sleep = [0xfa, 0xf4, 0xeb, 0xfd]; // cli; again: hlt; jmp again
-  // The registers are ACPI's PM1a block, where SeaBIOS puts it on QEMU's machine "pc".
-  const sleepUntilPowerButton = [
-    ...[0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef], // mov dx, 0x602 (enable); mov ax, 0x100 (power button); out dx, ax
-    0xfb, // sti
-    0xf4, // again: hlt
-    ...[0xba, 0x00, 0x06, 0xed], // mov dx, 0x600 (status); in ax, dx
-    ...[0xf6, 0xc4, 0x01], // test ah, 1 (power button)
-    ...[0x74, 0xf6], // jz again
-    ...[0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef], // mov dx, 0x604 (control); mov ax, 0x2000 (soft off); out dx, ax
-  ];
-  const sector = Buffer.alloc(440);
-  Buffer.from([...sayLine, ...(heedsPowerButton ? sleepUntilPowerButton : []), ...sleep]).copy(sector);
-  sector.write("\x1b[31mno root file system\x1b[0m\r\n\x07\0", 0x100, "latin1");
-  return sector;
 }

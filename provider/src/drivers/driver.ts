@@ -22,7 +22,10 @@ export interface Driver {
   /** What the site is, has and hands out. A bounded number of calls, whatever the number of machines. */
   describe(): Promise<SiteDescription>;
 
-  /** A cluster as the site knows it, whoever owns it; undefined when nothing of that name carries a mark. */
+  /**
+   * A cluster as the site knows it, whoever owns it; undefined when there is nothing of that name.
+   * @throws ForeignOwner when there is, and it carries no mark
+   */
   find(clusterName: string): Promise<ClusterRecord | undefined>;
 
   /** Every machine of a cluster, by node (`frontend`, `compute-0` …), whoever owns it. Calls made at the same time share their requests to the site. */
@@ -35,7 +38,7 @@ export interface Driver {
 
   /**
    * Reserves what the record plans, all of it or nothing, and writes the record down at the site. Called again for a
-   * cluster of ours it brings the record up to date (a resize, new keys).
+   * cluster of ours it brings the record up to date (a resize, new keys), and gives back what only the former one named.
    * @throws AddressTaken, NoCapacity, ForeignOwner
    */
   allocate(record: ClusterRecord): Promise<ClusterKeys>;
@@ -47,8 +50,8 @@ export interface Driver {
   fixImages(record: ClusterRecord, progress: Progress): Promise<void>;
 
   /**
-   * Gives back all that `allocate` and `fixImages` took; a base image only when no other cluster uses it. Machines must
-   * be gone. Already gone is success.
+   * Gives back all that `allocate` and `fixImages` took, and disks that an interrupted `boot` left; a base image only
+   * when no other cluster uses it. Machines must be gone. Already gone is success.
    */
   release(record: ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void>;
 

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { addressesOf, isNetmask } from "../plan/addresses";
 
 const libvirt = z.strictObject({
   driver: z.literal("libvirt").default("libvirt"),
@@ -15,9 +16,18 @@ const libvirt = z.strictObject({
   /** Name of the storage pool for disks. Default `virtual-cluster`. */
   pool: z.string().min(1).optional(),
   /** Public addresses to hand out: single ones, `first-last` ranges or CIDR. Default: what the network's own range leaves. */
-  publicAddresses: z.array(z.string()).optional(),
+  publicAddresses: z
+    .array(z.string())
+    .superRefine((list, context) => {
+      try {
+        addressesOf(list);
+      } catch (error) {
+        context.addIssue({ code: "custom", message: `has a wrong item: ${(error as Error).message}` });
+      }
+    })
+    .optional(),
   /** Netmask, gateway and DNS servers of the public network. Default: what the libvirt network says. */
-  netmask: z.ipv4().optional(),
+  netmask: z.ipv4().refine(isNetmask, "must be a netmask such as 255.255.255.0").optional(),
   gateway: z.ipv4().optional(),
   dns: z.array(z.ipv4()).optional(),
   /** Domain of the frontend's public name. Default `local`. */

@@ -1,7 +1,7 @@
 import { readFile, realpath, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { isAbsolute, join, relative, resolve } from "node:path";
-import { InvalidImage, NotFound, NotSupported } from "../drivers/errors";
+import { InvalidImage, NotFound, NotSupported, VirtualClusterError } from "../drivers/errors";
 import { parseVcIn, type VcIn } from "./vc-in";
 
 /** An image as a repository offers it: RAW disks on this machine. */
@@ -26,10 +26,14 @@ export async function findImage(repository: string, vcName: string): Promise<Loc
       `repository ${repository}`,
       "repositories over http aren't read yet",
       "Copy it to a folder and name that",
-    );
+    ).about("repository");
   }
   const folder = resolve(repository.replace(/^~(?=\/|$)/, homedir()));
-  const names = parseVcdb(await readText(join(folder, "vcdb.txt"), `repository ${repository}`));
+  const names = parseVcdb(
+    await readText(join(folder, "vcdb.txt"), `repository ${repository}`).catch((error: Error) => {
+      throw error instanceof VirtualClusterError ? error.about("repository") : error;
+    }),
+  );
   const path = names.get(vcName);
   if (path === undefined) {
     const known = [...names.keys()].sort().join(", ") || "none";

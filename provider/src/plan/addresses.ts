@@ -16,6 +16,10 @@ export function isIpv4(text: string): boolean {
   return ipaddr.IPv4.isValidFourPartDecimal(text);
 }
 
+export function isNetmask(text: string): boolean {
+  return isIpv4(text) && ipaddr.IPv4.parse(text).prefixLengthFromSubnetMask() !== null;
+}
+
 export function toNumber(ip: string): number {
   return ipaddr.IPv4.parse(ip).octets.reduce((sum, octet) => sum * 256 + octet, 0);
 }

@@ -18,7 +18,8 @@ const HASH_LENGTH = 8;
 
 /**
  * A cluster's name at its site: project, stack and logical name; where that isn't a valid name as it stands, it is made
- * one and ends with a hash of the whole, so that no two clusters of one organisation can share it.
+ * one and ends with a hash of the whole. Two that still come to the same name (parts with dashes can read alike when
+ * joined) are told apart by their marks: the second is refused and told to choose a `clusterName`.
  */
 export function clusterNameOf(identity: ClusterIdentity): string {
   const full = [identity.project, identity.stack, identity.cluster].join("-");
@@ -26,7 +27,7 @@ export function clusterNameOf(identity: ClusterIdentity): string {
     return full;
   }
   const hash = createHash("sha256")
-    .update(JSON.stringify([identity.organization, full]))
+    .update(JSON.stringify([identity.organization, identity.project, identity.stack, identity.cluster]))
     .digest("hex");
   const cut = full
     .toLowerCase()

@@ -58,7 +58,7 @@ export interface Dealt {
   readonly publicIp: string;
 }
 
-/** Subnets are /24: 253 computes, and a figure that people can read. */
+/** Subnets are /24 (less where the site's whole range is less): 253 computes, and a figure that people can read. */
 const PRIVATE_PREFIX = 24;
 
 /**
@@ -157,24 +157,25 @@ export function refuseOversize(plan: ClusterPlan, site: SiteDescription, present
 
 function dealSubnet(name: string, site: SiteDescription): string {
   const range = subnet(site.privateRange);
+  const prefix = Math.max(PRIVATE_PREFIX, range.prefix);
   const taken = [...site.takenSubnets.keys()].map(subnet);
-  const count = 2 ** Math.max(0, PRIVATE_PREFIX - range.prefix);
+  const count = 2 ** (prefix - range.prefix);
   const first = startFor(name, count);
   for (let step = 0; step < count; step++) {
-    const candidate = nthSubnet(range, (first + step) % count);
+    const candidate = nthSubnet(range, prefix, (first + step) % count);
     if (!taken.some((other) => overlap(candidate, other))) {
       return candidate.cidr;
     }
   }
   throw new NoCapacity(
     "no private subnet is left",
-    `all /${PRIVATE_PREFIX} networks of ${range.cidr} are in use`,
+    `all /${prefix} networks of ${range.cidr} are in use`,
     "Give the site another privateRange",
   ).about("site");
 }
 
-function nthSubnet(range: Subnet, place: number): Subnet {
-  return subnet(`${fromNumber(toNumber(range.network) + place * 2 ** (32 - PRIVATE_PREFIX))}/${PRIVATE_PREFIX}`);
+function nthSubnet(range: Subnet, prefix: number, place: number): Subnet {
+  return subnet(`${fromNumber(toNumber(range.network) + place * 2 ** (32 - prefix))}/${prefix}`);
 }
 
 function dealPublicAddress(name: string, site: SiteDescription): string {

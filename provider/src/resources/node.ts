@@ -164,8 +164,7 @@ export async function ensureNode(
 /** What the site has of the node now; an empty id says that it is gone. */
 export async function readNode(id: string, props: Properties): Promise<{ id: string; props: Properties }> {
   const outs = props as unknown as NodeOutputs;
-  const { driver } = await openCluster(outs);
-  const machine = await observe(driver, outs);
+  const machine = (await snapshotOf(outs)).get(outs.node);
   if (!machine || !belongsTo(machine.mark, outs.clusterId)) {
     return { id: "", props: {} };
   }
@@ -185,6 +184,22 @@ export async function readNode(id: string, props: Properties): Promise<{ id: str
       ready: outs.ready && asPlanned,
     },
   };
+}
+
+const SNAPSHOT_MS = 3000;
+const snapshots = new Map<string, { readonly taken: number; readonly nodes: Promise<ReadonlyMap<string, ObservedNode>> }>();
+
+/** A cluster's machines as a refresh sees them: its nodes are read one after the other, and one look serves them all. */
+function snapshotOf(location: NodeLocation): Promise<ReadonlyMap<string, ObservedNode>> {
+  const key = JSON.stringify([location.clusterId, location.siteId, location.site]);
+  const last = snapshots.get(key);
+  if (last && Date.now() - last.taken < SNAPSHOT_MS) {
+    return last.nodes;
+  }
+  const nodes = openCluster(location).then(({ driver }) => driver.read(clusterNameIn(location.clusterId)));
+  nodes.catch(() => snapshots.delete(key));
+  snapshots.set(key, { taken: Date.now(), nodes });
+  return nodes;
 }
 
 /** Takes the machine away. Another's machine of the same name is left alone: ours is gone then. */

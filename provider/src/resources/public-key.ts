@@ -10,7 +10,8 @@ const TYPES = /^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519
 class InvalidKey extends VirtualClusterError {}
 
 /**
- * One public ssh key in OpenSSH's form, comment included, checked as far as the key's own bytes say what they are.
+ * One public ssh key in OpenSSH's form, comment included. Checked as far as its bytes tell: its type is the one it says,
+ * and it is whole.
  * @param origin the file it comes from, for messages
  */
 export function parsePublicKey(text: string, origin?: string): string {
@@ -28,9 +29,8 @@ export function parsePublicKey(text: string, origin?: string): string {
     throw invalid("is more than one line of text", "Give one key");
   }
   const [type = "", data = ""] = line.split(" ");
-  const bytes = Buffer.from(data, "base64");
-  const declared = bytes.length > 4 ? bytes.subarray(4, 4 + bytes.readUInt32BE(0)).toString("latin1") : "";
-  if (!TYPES.test(type) || declared !== type) {
+  const [declared, ...key] = fieldsOf(data);
+  if (!TYPES.test(type) || declared?.toString("latin1") !== type || key.length === 0) {
     throw invalid("is not a public ssh key", "It looks like `ssh-ed25519 AAAA… comment`");
   }
   return line;
@@ -57,4 +57,20 @@ export async function findPublicKey(): Promise<string> {
     `none is given, and there is no ${files[0]} or ${files[1]}`,
     "Make one with ssh-keygen -t ed25519",
   ).about("publicKey");
+}
+
+/** The fields of a key, each after its length in 4 bytes (RFC 4251, `string`); none where that doesn't work out. */
+function fieldsOf(base64: string): Buffer[] {
+  const bytes = Buffer.from(base64, "base64");
+  if (bytes.toString("base64") !== base64) {
+    return [];
+  }
+  const fields: Buffer[] = [];
+  let at = 0;
+  while (at + 4 <= bytes.length) {
+    const end = at + 4 + bytes.readUInt32BE(at);
+    fields.push(bytes.subarray(at + 4, end));
+    at = end;
+  }
+  return at === bytes.length ? fields : [];
 }

@@ -3,7 +3,7 @@ import { homedir } from "node:os";
 import { isAbsolute } from "node:path";
 import { z } from "zod";
 import type { ClusterKeys, ClusterRecord, Driver, ImageRecord } from "../drivers/driver";
-import { Unreachable } from "../drivers/errors";
+import { NotFound, Unreachable } from "../drivers/errors";
 import { isOurs, refuseForeign } from "../drivers/ownership";
 import { connect, resolveSettings } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
@@ -55,7 +55,7 @@ const args = z.strictObject({
   publicKey: z.string().optional(),
   publicIp: z.ipv4("must be an IPv4 address").optional(),
   keepBaseImage: z.boolean().default(false),
-  site: z.preprocess((site) => ({ driver: "libvirt", ...(site as object) }), siteSettings).optional(),
+  site: z.preprocess((site) => (isObject(site) ? { driver: "libvirt", ...site } : site), siteSettings).optional(),
 });
 type Args = z.output<typeof args>;
 
@@ -151,7 +151,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       collect("publicKey", () => publicKeyFor(wish.publicKey, olds.publicKey)),
       // An existing cluster has its disks at the site: it needs its repository no more.
       collect("image", async () => olds.image === wish.image || (await findImage(repository, wish.image))),
-      collect("site", () => plan({ ...wish, name: clusterName }, site, mark)),
+      collect("site", () => plan({ ...wish, name: clusterName }, site, mark, olds.plan as ClusterPlan | undefined)),
     ]);
     if (!publicKey || !planned || failures.length > 0) {
       return { inputs: news, failures };
@@ -182,7 +182,9 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const held = await driver.find(inputs.clusterName);
     const progress = progressOf(inputs.clusterName);
     progress("looking at the image");
-    const imageRecord = held?.image ?? (await recordImage(await findImage(inputs.repository, inputs.image)));
+    // Machines that are there without the state knowing have their disks; an interrupted create may yet take another image.
+    const inUse = held && (await driver.read(held.name)).size > 0;
+    const imageRecord = inUse ? held.image : await recordImage(await findImage(inputs.repository, inputs.image));
     const record = recordOf(inputs, held?.mark.createdAt ?? new Date().toISOString(), imageRecord);
 
     await using reverter = new Reverter();
@@ -255,6 +257,10 @@ function withConfiguration(given: Properties, context: Context): Properties {
   };
 }
 
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
 function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
@@ -267,8 +273,13 @@ function identityOf(wish: Pick<Args, "organization" | "project" | "stack" | "nam
   return { organization: wish.organization, project: wish.project, stack: wish.stack, cluster: wish.name };
 }
 
-/** What the site holds under our mark is the plan; only the rest is dealt. */
-async function plan(wish: ClusterWish, site: SiteSettings, mark: Omit<ClusterRecord["mark"], "version" | "createdAt">) {
+/** What the site holds under our mark is the plan, else what was planned before; only the rest is dealt. */
+async function plan(
+  wish: ClusterWish,
+  site: SiteSettings,
+  mark: Omit<ClusterRecord["mark"], "version" | "createdAt">,
+  old: ClusterPlan | undefined,
+) {
   const driver = connect(site);
   const [description, held, machines] = await withinSeconds(
     DESCRIBE_LIMIT_SECONDS,
@@ -278,9 +289,12 @@ async function plan(wish: ClusterWish, site: SiteSettings, mark: Omit<ClusterRec
     refuseForeign(`cluster ${wish.name}`, held.mark, { name: wish.name, mark });
   }
   const known = proposals.withOthers(description, wish.name);
-  const planned = planCluster(wish, known, {
-    ...(held && { privateCidr: held.plan.privateNetwork.cidr, publicIp: held.plan.frontend.publicIp }),
-  });
+  const dealt = held?.plan ?? old;
+  const planned = planCluster(
+    wish,
+    known,
+    dealt && { privateCidr: dealt.privateNetwork.cidr, publicIp: dealt.frontend.publicIp },
+  );
   refuseOversize(
     planned,
     known,
@@ -307,11 +321,21 @@ async function withinSeconds<T>(seconds: number, work: Promise<T>): Promise<T> {
 async function publicKeyFor(given: string | undefined, old: unknown): Promise<string> {
   if (given !== undefined) {
     const isPath = isAbsolute(given) || /^[~.]/.test(given);
-    return isPath
-      ? parsePublicKey(await readFile(given.replace(/^~(?=\/)/, homedir()), "utf8"), given)
-      : parsePublicKey(given);
+    return isPath ? parsePublicKey(await readKeyFile(given), given) : parsePublicKey(given);
   }
   return typeof old === "string" ? old : findPublicKey();
+}
+
+async function readKeyFile(path: string): Promise<string> {
+  try {
+    return await readFile(path.replace(/^~(?=\/)/, homedir()), "utf8");
+  } catch (error) {
+    throw new NotFound(
+      `publicKey (${path})`,
+      `the file can't be read (${(error as NodeJS.ErrnoException).code})`,
+      "Make a key with ssh-keygen -t ed25519, or name another file",
+    ).about("publicKey");
+  }
 }
 
 async function recordImage(image: LocalImage): Promise<ImageRecord> {

@@ -24,6 +24,8 @@ export interface KeyPair {
   readonly public: string;
 }
 
+/** What the engine asks at once arrives within this time. */
+export const TOGETHER_MS = 25;
 const UPLOAD_SECONDS = 6 * 3600;
 
 /**
@@ -41,11 +43,11 @@ export class Clusters {
     this.definitions = new Batcher(async (names) => {
       const documents = await virsh.batch(names.map((name) => ["net-dumpxml", "--inactive", name]));
       return new Map(names.map((name, index) => [name, documents[index] ?? ""]));
-    }, 5);
+    }, TOGETHER_MS);
     this.keys = new Batcher(async (names) => {
       const contents = await Promise.all(names.map((name) => volumes.read(keysVolume(name))));
       return new Map(names.map((name, index) => [name, parseKeys(contents[index])]));
-    }, 5);
+    }, TOGETHER_MS);
   }
 
   /** One virsh run for all that ask at the same time. */
@@ -94,6 +96,9 @@ export class Clusters {
     await this.virsh.runWithFile(["net-define"], clusterNetworkXml({ ...record, keys: publicKeys }));
     await this.startNetwork(record.name);
     reverter.succeed();
+    if (present) {
+      await this.removeUnusedBases(without(digestsOf(present), digestsOf(record)));
+    }
     return publicKeys;
   }
 
@@ -132,7 +137,7 @@ export class Clusters {
       await this.removeNetwork(record.name);
     }
     if (!options.keepBaseImage) {
-      await this.removeUnusedBases(new Set([record.image.frontend.digest, record.image.compute.digest]));
+      await this.removeUnusedBases(digestsOf(record));
     }
   }
 
@@ -282,11 +287,12 @@ export class Clusters {
   }
 
   private async removeUnusedBases(digests: ReadonlySet<string>): Promise<void> {
+    if (digests.size === 0) {
+      return;
+    }
     // The sign of wholeness goes first: a cluster that comes now uploads again rather than trust a base on its way out.
     await this.volumes.remove(...[...digests].map(completeVolume));
-    const inUse = new Set(
-      (await listClusters(this.virsh)).flatMap(({ image }) => [image.frontend.digest, image.compute.digest]),
-    );
+    const inUse = new Set((await listClusters(this.virsh)).flatMap((cluster) => [...digestsOf(cluster)]));
     for (const digest of digests) {
       if (inUse.has(digest)) {
         await this.volumes.create(completeVolume(digest), 0);
@@ -295,6 +301,14 @@ export class Clusters {
       }
     }
   }
+}
+
+function digestsOf({ image }: ClusterRecord): Set<string> {
+  return new Set([image.frontend.digest, image.compute.digest]);
+}
+
+function without(items: ReadonlySet<string>, others: ReadonlySet<string>): Set<string> {
+  return new Set([...items].filter((item) => !others.has(item)));
 }
 
 export function baseVolume(digest: string): string {

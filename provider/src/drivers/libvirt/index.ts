@@ -105,8 +105,9 @@ export class LibvirtDriver implements Driver {
     return this.clusters.fixImages(record, progress);
   }
 
-  release(record: ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
-    return this.clusters.release(record, options);
+  async release(record: ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
+    await this.nodes.removeLeftovers(record);
+    await this.clusters.release(record, options);
   }
 
   boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<boolean> {

@@ -9,6 +9,7 @@ import { Batcher } from "../batcher";
 import type {
   BootRequest,
   ClusterRecord,
+  ClusterRef,
   NodeRef,
   NodeState,
   ObservedNode,
@@ -19,7 +20,7 @@ import type {
 import { NotFound, NotReady } from "../errors";
 import { refuseForeign } from "../ownership";
 import { Reverter } from "../reverter";
-import { baseVolume, type Clusters } from "./clusters";
+import { baseVolume, type Clusters, TOGETHER_MS } from "./clusters";
 import type { Guests } from "./guest";
 import { ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
@@ -45,7 +46,7 @@ export class Nodes {
     private readonly guests: Guests,
     private readonly kvm: () => Promise<boolean>,
   ) {
-    this.clustersRead = new Batcher((names) => this.loadClusters(names), 5);
+    this.clustersRead = new Batcher((names) => this.loadClusters(names), TOGETHER_MS);
   }
 
   /** Two virsh runs for all that ask at the same time. */
@@ -131,13 +132,23 @@ export class Nodes {
       await this.stop(machine, limits);
       await ifThere(this.virsh.run(["undefine", name, "--managed-save", "--snapshots-metadata", "--nvram"]));
     } else {
-      // A disk without a machine says by its name alone whose it is.
-      const cluster = await this.clusters.find(ref.cluster.name);
-      if (cluster) {
-        refuseForeign(`cluster ${cluster.name}`, cluster.mark, ref.cluster);
-      }
+      await this.refuseForeignCluster(ref.cluster);
     }
     await this.volumes.remove(diskVolume(name), consoleVolume(name));
+  }
+
+  /** Takes away the disks of nodes whose `boot` was cut off before it got to the machine. */
+  async removeLeftovers(cluster: ClusterRef): Promise<void> {
+    const [machines, volumes] = await Promise.all([
+      this.read(cluster.name),
+      this.volumes.list(),
+      this.refuseForeignCluster(cluster),
+    ]);
+    const left = [...volumes].filter((volume) => {
+      const [, name, node = ""] = /^(.+)-(frontend|compute-\d+)\.(?:qcow2|console)$/.exec(volume) ?? [];
+      return name === cluster.name && !machines.has(node);
+    });
+    await this.volumes.remove(...left);
   }
 
   async diagnose(ref: NodeRef): Promise<string> {
@@ -278,6 +289,14 @@ export class Nodes {
       refuseForeign(`machine ${machine.domain.name}`, machine.mark, ref.cluster);
     }
     return machine;
+  }
+
+  /** A disk without a machine says by its name alone whose it is. */
+  private async refuseForeignCluster(cluster: ClusterRef): Promise<void> {
+    const record = await this.clusters.find(cluster.name);
+    if (record) {
+      refuseForeign(`cluster ${record.name}`, record.mark, cluster);
+    }
   }
 
   private async existing(ref: NodeRef): Promise<Machine> {

@@ -14,17 +14,19 @@ const DEFAULT_OVERCOMMIT = 8;
  * @throws NotFound for an unknown network, Unreachable
  */
 export async function describeSite(virsh: Virsh, settings: LibvirtSettings, network: string): Promise<SiteDescription> {
-  const [[capabilities = "", nodeinfo = "", stats = "", uuids = "", publicXml = ""], [leases = ""]] = await Promise.all([
-    virsh.batch([
-      ["capabilities"],
-      ["nodeinfo"],
-      ["domstats", "--list-active", "--vcpu", "--balloon"],
-      ["net-list", "--all", "--uuid"],
-      ["net-dumpxml", network],
-    ]),
-    // Fails on a network that libvirt only passes through.
-    virsh.batch([["net-dhcp-leases", network]], { tolerant: true }),
-  ]);
+  const [[capabilities = "", nodeinfo = "", stats = "", uuids = "", publicXml = ""], [leases = ""]] = await Promise.all(
+    [
+      virsh.batch([
+        ["capabilities"],
+        ["nodeinfo"],
+        ["domstats", "--list-active", "--vcpu", "--balloon"],
+        ["net-list", "--all", "--uuid"],
+        ["net-dumpxml", network],
+      ]),
+      // Fails on a network that libvirt only passes through.
+      virsh.batch([["net-dhcp-leases", network]], { tolerant: true }),
+    ],
+  );
   const host = parseCapabilities(capabilities);
   const networks = await listNetworks(virsh, uuids);
   if (!publicXml.trim()) {

@@ -124,6 +124,9 @@ export class MemoryDriver implements Driver {
 
     await this.step("record keys");
     this.site.networks.set(record.name, structuredClone({ ...record, keys }));
+    if (present) {
+      await this.removeUnusedBases(digestsOf(present).filter((digest) => !digestsOf(record).includes(digest)));
+    }
     return keys;
   }
 
@@ -146,6 +149,12 @@ export class MemoryDriver implements Driver {
     if (present) {
       refuseForeign(`cluster ${record.name}`, present.mark, record);
     }
+    for (const key of [...this.site.disks.keys()]) {
+      if (key.startsWith(`${record.name}/`) && !this.site.machines.has(key)) {
+        await this.step("delete leftover disk");
+        this.site.disks.delete(key);
+      }
+    }
     await this.step("release address");
     this.releaseAddress((present ?? record).plan.frontend.publicIp, record);
     await this.step("delete keys");
@@ -154,7 +163,7 @@ export class MemoryDriver implements Driver {
     await this.step("delete network");
     this.site.networks.delete(record.name);
     if (!options.keepBaseImage) {
-      await this.removeUnusedBases(record);
+      await this.removeUnusedBases(digestsOf(record));
     }
   }
 
@@ -285,11 +294,10 @@ export class MemoryDriver implements Driver {
     }
   }
 
-  private async removeUnusedBases(record: ClusterRecord): Promise<void> {
-    for (const { digest } of [record.image.frontend, record.image.compute]) {
+  private async removeUnusedBases(digests: readonly string[]): Promise<void> {
+    for (const digest of digests) {
       await this.step("delete base");
-      const inUse = this.records().some(({ image }) => [image.frontend.digest, image.compute.digest].includes(digest));
-      if (!inUse) {
+      if (!this.records().some((record) => digestsOf(record).includes(digest))) {
         this.site.bases.delete(digest);
       }
     }
@@ -344,6 +352,10 @@ const PLAN_ANEW = "Run `pulumi up` again: it plans anew";
 
 function holder(cluster: string): Holder {
   return { cluster, description: `cluster ${cluster}` };
+}
+
+function digestsOf({ image }: ClusterRecord): string[] {
+  return [image.frontend.digest, image.compute.digest];
 }
 
 function keyOf({ cluster, node }: NodeRef): string {

@@ -1,0 +1,243 @@
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import { execa } from "execa";
+import { sha256 } from "../../provider/src/vc-out/digest";
+
+const GUEST = join(__dirname, "..", "..", "provider", "guest", "vc-guest");
+const FIXTURES = join(__dirname, "..", "fixtures", "vc-out");
+const CARDS = {
+  "B-frontend": { eth0: "0a:64:33:80:00:03", eth1: "0a:64:33:80:00:04" },
+  "B-compute": { ens3: "0a:64:33:80:00:05" },
+} as const;
+
+/** A machine's root file system, as far as the guest program looks at it. What changes the running machine is printed. */
+class Machine {
+  private constructor(readonly root: string) {}
+
+  static async make(sample: keyof typeof CARDS, vcOut?: string): Promise<Machine> {
+    const machine = new Machine(await mkdtemp(join(tmpdir(), "guest-")));
+    for (const folder of ["root", "etc/vc", "etc/ssh", "tmp", "run", "var/log", "dev"]) {
+      await mkdir(join(machine.root, folder), { recursive: true });
+    }
+    for (const [card, mac] of Object.entries(CARDS[sample])) {
+      await mkdir(join(machine.root, "sys", "class", "net", card), { recursive: true });
+      await writeFile(join(machine.root, "sys", "class", "net", card, "address"), `${mac}\n`);
+    }
+    const text = vcOut ?? (await readFile(join(FIXTURES, sample, "vc-out.xml"), "utf8"));
+    await writeFile(join(machine.root, "root", "vc-out.xml"), text);
+    return machine;
+  }
+
+  async run(operation: string, input = ""): Promise<{ output: string; failed: boolean }> {
+    const { all, failed } = await execa("sh", [GUEST, operation], {
+      env: { VC_ROOT: this.root, VC_DRY_RUN: "1" },
+      input,
+      all: true,
+      reject: false,
+    });
+    return { output: all, failed };
+  }
+
+  async status(): Promise<Record<string, unknown>> {
+    return JSON.parse((await this.run("status")).output) as Record<string, unknown>;
+  }
+
+  read(path: string): Promise<string> {
+    return readFile(join(this.root, path), "utf8");
+  }
+
+  write(path: string, content: string): Promise<void> {
+    return writeFile(join(this.root, path), content);
+  }
+
+  async mode(path: string): Promise<number> {
+    return (await stat(join(this.root, path))).mode & 0o777;
+  }
+}
+
+function resolvedNames(hosts: string): Map<string, string> {
+  const lines = hosts.split("\n").filter((line) => line && !line.startsWith("#"));
+  return new Map(
+    lines.flatMap((line) => {
+      const [ip = "", ...names] = line.split(/\s+/);
+      return names.map((name) => [name, ip] as const);
+    }),
+  );
+}
+
+describe("the guest program", () => {
+  const machines: Machine[] = [];
+  const make = async (...args: Parameters<typeof Machine.make>) => {
+    const machine = await Machine.make(...args);
+    machines.push(machine);
+    return machine;
+  };
+  after(() => Promise.all(machines.map(({ root }) => rm(root, { recursive: true }))));
+
+  for (const sample of ["B-frontend", "B-compute"] as const) {
+    describe(`on a ${sample.slice(2)}`, () => {
+      let machine: Machine;
+      let output: string;
+      const written = (path: string) => readFile(join(FIXTURES, sample, "written", path), "utf8");
+
+      before(async () => {
+        machine = await make(sample);
+        const applied = await machine.run("apply");
+        expect(applied.failed, applied.output).to.equal(false);
+        output = applied.output;
+      });
+
+      for (const path of ["etc/hostname", "etc/resolv.conf", "root/.ssh/authorized_keys"]) {
+        it(`writes /${path} as vc-out-parser does`, async () => {
+          expect((await machine.read(path)).trimEnd()).to.equal((await written(path)).trimEnd());
+        });
+      }
+
+      it("resolves every name that vc-out-parser resolves", async () => {
+        const names = resolvedNames(await machine.read("etc/hosts"));
+        for (const [name, ip] of resolvedNames(await written("etc/hosts"))) {
+          expect(names.get(name), name).to.equal(ip);
+        }
+      });
+
+      it("gives each network card its address, found by its MAC", () => {
+        const addresses =
+          sample === "B-frontend"
+            ? [/ip addr add 10\.1\.1\.1\/16 .*dev eth0/, /ip addr add 198\.51\.100\.61\/24 .*dev eth1/]
+            : [/ip addr add 10\.1\.255\.254\/16 .*dev ens3/];
+        for (const address of addresses) {
+          expect(output).to.match(address);
+        }
+      });
+
+      it("routes to the outside, a compute through its frontend", () => {
+        const route = sample === "B-frontend" ? "via 198.51.100.1 dev eth1" : "via 10.1.1.1 dev ens3";
+        expect(output).to.include(`ip route replace default ${route}`);
+      });
+
+      it("changes no file when it is applied again", async () => {
+        const files = ["etc/hosts", "etc/hostname", "etc/resolv.conf", "root/.ssh/authorized_keys"];
+        // A file that is written again is another one.
+        const inodes = () => Promise.all(files.map(async (file) => (await stat(join(machine.root, file))).ino));
+        const before = await inodes();
+        await machine.run("apply");
+        expect(await inodes()).to.deep.equal(before);
+      });
+
+      it("leaves no half-written file behind", async () => {
+        const files = await readdir(machine.root, { recursive: true });
+        expect(files.filter((file) => file.endsWith(".vc-new"))).to.deep.equal([]);
+      });
+
+      it("says in its status what it follows", async () => {
+        const vcOut = await machine.read("root/vc-out.xml");
+        expect(await machine.status()).to.deep.include({ role: sample.slice(2), digest: sha256(vcOut) });
+      });
+    });
+  }
+
+  it("on a frontend lists the computes once per cpu, where MPI programs look for them", async () => {
+    const machine = await make("B-frontend");
+    await machine.run("apply");
+    const link = await readlink(join(machine.root, "tmp", "machinefile"));
+    const list = await readFile(join(machine.root, "tmp", link), "utf8");
+    expect(list).to.equal(await readFile(join(FIXTURES, "B-frontend", "written", "tmp", "machinefile"), "utf8"));
+  });
+
+  it("on a frontend lets the computes out and nobody in", async () => {
+    const { output } = await (await make("B-frontend")).run("apply");
+    expect(output).to.match(/ip saddr 10\.1\.0\.0\/16 oifname "eth1" masquerade/);
+    expect(output).to.match(/iifname "eth1" oifname "eth0" drop/);
+    expect(output).to.include("sysctl net/ipv4/ip_forward 1");
+  });
+
+  it("installs the cluster's own keys so that only root can read the private ones", async () => {
+    const machine = await make("B-compute");
+    await machine.write("etc/vc/id_ed25519", "private root key\n");
+    await machine.write("etc/vc/id_ed25519.pub", "ssh-ed25519 AAAAroot\n");
+    await machine.write("etc/vc/ssh_host_ed25519_key", "private host key\n");
+    await machine.write("etc/vc/ssh_host_ed25519_key.pub", "ssh-ed25519 AAAAhost\n");
+    await machine.write("etc/ssh/ssh_host_rsa_key", "the image's own");
+    await machine.run("apply");
+    expect(await machine.read("root/.ssh/id_ed25519")).to.equal("private root key\n");
+    expect(await machine.read("etc/ssh/ssh_host_ed25519_key")).to.equal("private host key\n");
+    expect(await machine.mode("root/.ssh/id_ed25519")).to.equal(0o600);
+    expect(await machine.mode("etc/ssh/ssh_host_ed25519_key")).to.equal(0o600);
+    expect(await machine.mode("root/.ssh/authorized_keys")).to.equal(0o600);
+    expect(await machine.read("root/.ssh/authorized_keys")).to.include("ssh-ed25519 AAAAroot");
+    expect(await readdir(join(machine.root, "etc", "ssh"))).to.not.include("ssh_host_rsa_key");
+  });
+
+  it("keeps keys that the image or an administrator put there", async () => {
+    const machine = await make("B-compute");
+    await mkdir(join(machine.root, "root", ".ssh"));
+    await machine.write("root/.ssh/authorized_keys", "ssh-ed25519 AAAAadmin admin\n");
+    await machine.run("apply");
+    const keys = (await machine.read("root/.ssh/authorized_keys")).trim().split("\n");
+    expect(keys[0]).to.equal("ssh-ed25519 AAAAadmin admin");
+    expect(keys).to.have.length(2);
+  });
+
+  it("takes a new vc-out.xml whole", async () => {
+    const machine = await make("B-frontend");
+    await machine.run("apply");
+    const sample = await machine.read("root/vc-out.xml");
+    const grown = sample
+      .replace('count="2"', 'count="3"')
+      .replace(
+        "</compute>",
+        '<node cpus="1" gw="10.1.1.1" name="compute-2"><private ip="10.1.255.252" mac="0a:64:33:80:00:07" netmask="255.255.0.0"/></node></compute>',
+      );
+    const { failed } = await machine.run("replace", grown);
+    expect(failed).to.equal(false);
+    expect(await machine.read("root/vc-out.xml")).to.equal(grown);
+    expect(resolvedNames(await machine.read("etc/hosts")).get("compute-2")).to.equal("10.1.255.252");
+    expect(await machine.status()).to.deep.include({ digest: sha256(grown), computes: 3 });
+
+    await machine.run("replace", sample);
+    expect(resolvedNames(await machine.read("etc/hosts")).has("compute-2"), "after a shrink").to.equal(false);
+  });
+
+  const sample = () => readFile(join(FIXTURES, "B-frontend", "vc-out.xml"), "utf8");
+  const refused: Record<string, (xml: string) => string> = {
+    "is empty": () => "",
+    "is cut off": (xml) => xml.slice(0, xml.length / 2),
+    "is another document": () => "<domain/>",
+    "names a MAC that no network card has": (xml) => xml.replace("80:00:03", "80:00:99"),
+    "has an address that is none": (xml) => xml.replace('ip="10.1.1.1"', 'ip="10.1.1.256"'),
+    "has a netmask with holes": (xml) => xml.replace('netmask="255.255.0.0"', 'netmask="255.0.255.0"'),
+    "has a command for a name": (xml) => xml.replace('name="compute-0"', 'name="$(touch x)"'),
+    "has a line break in a name": (xml) => xml.replace('name="compute-0"', 'name="a\nb"'),
+    "has a path for a domain": (xml) => xml.replace('search="local"', 'search="../x"'),
+    "lists a compute twice": (xml) => xml.replace('name="compute-1"', 'name="compute-0"'),
+    "counts other computes than it lists": (xml) => xml.replace('count="2"', 'count="5"'),
+  };
+  for (const [what, spoil] of Object.entries(refused)) {
+    it(`refuses a new vc-out.xml that ${what}, and leaves the machine as it was`, async () => {
+      const machine = await make("B-frontend");
+      await machine.run("apply");
+      const before = await machine.read("etc/hosts");
+      const original = await machine.read("root/vc-out.xml");
+      const { output, failed } = await machine.run("replace", spoil(await sample()));
+      expect(failed, output).to.equal(true);
+      expect(JSON.parse(output.split("\n").at(-1) ?? "")).to.deep.include({ state: "failed" });
+      expect(await machine.read("etc/hosts")).to.equal(before);
+      expect(await machine.read("root/vc-out.xml")).to.equal(original);
+    });
+
+    it(`fails at boot with a vc-out.xml that ${what}, and says why`, async () => {
+      const machine = await make("B-frontend", spoil(await sample()));
+      expect((await machine.run("apply")).failed).to.equal(true);
+      const { state, message } = await machine.status();
+      expect(state).to.equal("failed");
+      expect(message).to.match(/\w/);
+    });
+  }
+
+  it("finds its network cards although the file has its MACs in upper case", async () => {
+    const machine = await make("B-frontend", (await sample()).replaceAll("0a:64:33", "0A:64:33"));
+    expect((await machine.run("apply")).output).to.include("ip addr add 10.1.1.1/16");
+  });
+});

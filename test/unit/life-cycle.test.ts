@@ -1,0 +1,773 @@
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import type { Mark } from "../../provider/src/drivers/driver";
+import { ForeignOwner, Unreachable, WrongSite } from "../../provider/src/drivers/errors";
+import { type MemoryMachine, type MemorySite, memorySite } from "../../provider/src/drivers/memory/site";
+import { overlap, subnet } from "../../provider/src/plan/addresses";
+import { PartialFailure, type Properties } from "../../provider/src/resources/host";
+import { sha256 } from "../../provider/src/vc-out/digest";
+import { makeFakeDisk } from "../conformance/fake-guest";
+import { CheckFailed, Stack, UNKNOWN } from "./stack";
+
+const KEY = `ssh-ed25519 ${Buffer.from("\0\0\0\x0bssh-ed25519\0\0\0\x20" + "k".repeat(32), "latin1").toString("base64")} tester`;
+const DOMAIN = (disk: string) =>
+  `<domain><devices><disk device="disk"><driver type="raw"/><source file="${disk}"/></disk></devices></domain>`;
+const VC_IN = `<vc version="0.1"><virtualization engine="kvm" type="hvm" arch="x86_64"/>
+  <frontend>${DOMAIN("frontend.raw")}</frontend><compute>${DOMAIN("compute.raw")}</compute></vc>`;
+
+describe("the life of a cluster", () => {
+  let folder: string;
+  let repository: string;
+  let site: MemorySite;
+  let siteName: string;
+  let stack: Stack;
+  let serial = 0;
+  let args: Properties;
+  const log = console.log;
+  const homeBefore = process.env.VIRTUAL_CLUSTER_HOME;
+
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), "life-cycle-"));
+    process.env.VIRTUAL_CLUSTER_HOME = join(folder, "home");
+    repository = join(folder, "images");
+    for (const image of ["demo", "other"]) {
+      await mkdir(join(repository, image), { recursive: true });
+      await writeFile(join(repository, image, "vc-in.xml"), VC_IN);
+      await makeFakeDisk(join(repository, image, "frontend.raw"), { virtio: true, heedsPowerButton: false });
+      await makeFakeDisk(join(repository, image, "compute.raw"), { virtio: true, heedsPowerButton: false });
+    }
+    await writeFile(join(repository, "vcdb.txt"), "demo,demo/vc-in.xml\nother,other/vc-in.xml\n");
+  });
+
+  after(async () => {
+    if (homeBefore === undefined) {
+      delete process.env.VIRTUAL_CLUSTER_HOME;
+    } else {
+      process.env.VIRTUAL_CLUSTER_HOME = homeBefore;
+    }
+    await rm(folder, { recursive: true });
+  });
+
+  beforeEach(() => {
+    // The provider prints its progress; what tests print comes through again in between.
+    console.log = () => undefined;
+    freshSite();
+    args = { image: "demo", repository, numCpus: 2, publicKey: KEY };
+  });
+
+  afterEach(() => {
+    console.log = log;
+  });
+
+  function freshSite(): void {
+    serial += 1;
+    siteName = `life-cycle-${serial}`;
+    site = memorySite(siteName);
+    site.siteId = siteName;
+    stack = stackOf();
+  }
+
+  function stackOf(identity: Properties = {}, config: Readonly<Record<string, string>> = {}): Stack {
+    return new Stack(
+      {
+        "virtual-cluster:site": JSON.stringify({ driver: "memory", name: siteName }),
+        "virtual-cluster:owner": "tester@example",
+        ...config,
+      },
+      identity,
+    );
+  }
+
+  function expectEmptySite(): void {
+    const { networks, leases, keys, bases, disks, machines } = site;
+    const left = [networks, leases, keys, bases, disks, machines].flatMap((things) => [...things.keys()]);
+    expect(left, "left at the site").to.deep.equal([]);
+  }
+
+  function machine(node: string, cluster = "docking-dev-dock"): MemoryMachine {
+    const found = site.machines.get(`${cluster}/${node}`);
+    if (!found) {
+      throw new Error(`no machine ${node}; there are ${[...site.machines.keys()].join(", ") || "none"}`);
+    }
+    return found;
+  }
+
+  /** Ends the provider, so to speak, at its next change of the site but `steps`. */
+  function interruptAfter(steps: number): void {
+    let left = steps;
+    site.beforeStep = () => {
+      if (left-- <= 0) {
+        throw new Error("interrupted by the test");
+      }
+    };
+  }
+
+  function letThrough(): void {
+    site.beforeStep = () => undefined;
+  }
+
+  async function failure<T extends Error>(work: Promise<unknown>): Promise<T> {
+    return work.then(
+      () => {
+        throw new Error("it should have failed");
+      },
+      (error: T) => error,
+    );
+  }
+
+  // ── A preview ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  describe("preview", () => {
+    it("fills in the whole plan and every default, and makes nothing", async () => {
+      const inputs = await stack.preview({ image: "demo", repository, numCpus: 3, cpusPerNode: 2, publicKey: KEY });
+      expect(inputs).to.deep.include({
+        clusterName: "docking-dev-dock",
+        owner: "tester@example",
+        siteId: siteName,
+        memoryPerNode: 512,
+        frontend: { cpus: 1, memory: 512 },
+        keepBaseImage: false,
+        publicKey: KEY,
+      });
+      expect(inputs.plan.frontend).to.include.all.keys("name", "publicIp", "privateIp", "privateMac", "cpus", "memory");
+      expect(inputs.plan.computes.map(({ name, cpus }) => [name, cpus])).to.deep.equal([
+        ["compute-0", 2],
+        ["compute-1", 2],
+      ]);
+      expectEmptySite();
+    });
+
+    it("makes only a frontend when numCpus is left out", async () => {
+      expect((await stack.preview({ image: "demo", repository, publicKey: KEY })).plan.computes).to.deep.equal([]);
+    });
+
+    it("shows what up then makes", async () => {
+      const { plan } = await stack.preview(args);
+      await stack.up(args);
+      expect(stack.cluster.plan).to.deep.equal(plan);
+      expect(site.networks.get("docking-dev-dock")).to.deep.include({ plan });
+      expect(machine("frontend").macs).to.deep.equal([plan.frontend.privateMac, plan.frontend.publicMac]);
+    });
+
+    it("shows the same when nothing has changed, and keeps what a default was at first", async () => {
+      await stack.up(args);
+      const inputs = stack.state.get("cluster")?.inputs;
+      const elsewhere = stackOf({}, { "virtual-cluster:owner": "somebody@else" });
+      elsewhere.state.set("cluster", stack.state.get("cluster") as never);
+      const { publicKey: _, ...withoutKey } = args;
+      expect(await elsewhere.preview(withoutKey)).to.deep.equal(inputs);
+    });
+
+    it("keeps what the site holds when the state is lost", async () => {
+      await stack.up(args);
+      const { plan } = stack.cluster;
+      stack.state.clear();
+      expect((await stack.preview(args)).plan).to.deep.equal(plan);
+    });
+
+    it("waits with the plan for what is unknown yet, and asks no site", async () => {
+      const requests = site.requests;
+      const inputs = await stack.preview({ ...args, image: UNKNOWN, frontend: { cpus: UNKNOWN } });
+      expect(inputs).to.deep.include({ image: UNKNOWN, numCpus: 2 });
+      expect(inputs).to.not.have.property("plan");
+      expect(site.requests).to.equal(requests);
+    });
+
+    it("needs the repository no more when the cluster is there", async () => {
+      await stack.up(args);
+      expect(await stack.up({ ...args, repository: join(folder, "gone"), numCpus: 1 })).to.include("update cluster");
+    });
+
+    it("asks the site a bounded number of times, however large the cluster", async () => {
+      const requestsFor = async (numCpus: number) => {
+        const before = site.requests;
+        await stack.preview({ ...args, numCpus, memoryPerNode: 64 });
+        return site.requests - before;
+      };
+      expect(await requestsFor(60)).to.equal(await requestsFor(1));
+    });
+  });
+
+  // ── What check refuses ───────────────────────────────────────────────────────────────────────────────────────────
+
+  describe("bad input", () => {
+    const refused: Record<string, [() => Properties | Promise<Properties>, string, RegExp]> = {
+      "an unknown vc name": [() => ({ image: "dmeo" }), "image", /"dmeo".*demo, other/],
+      "an empty vc name": [() => ({ image: "" }), "image", /image/],
+      "a repository that isn't there": [() => ({ repository: join(folder, "nowhere") }), "repository", /nowhere/],
+      "negative numCpus": [() => ({ numCpus: -1 }), "numCpus", /must not be negative/],
+      "fractional numCpus": [() => ({ numCpus: 1.5 }), "numCpus", /whole number/],
+      "numCpus that isn't a number": [() => ({ numCpus: "two" }), "numCpus", /whole number/],
+      "no cpus per node": [() => ({ cpusPerNode: 0 }), "cpusPerNode", /at least 1/],
+      "more cpus than the site has": [() => ({ numCpus: 64 }), "numCpus", /65 cpus.*64 of 64/],
+      "more computes than a network holds": [() => ({ numCpus: 5000 }), "numCpus", /cpusPerNode/],
+      "more cpus than a node can have": [() => ({ numCpus: 17, cpusPerNode: 17 }), "cpusPerNode", /at most 16/],
+      "a frontend larger than a node can be": [() => ({ frontend: { cpus: 17 } }), "frontend", /at most 16/],
+      "more memory than the site has": [() => ({ memoryPerNode: 262_144 }), "memoryPerNode", /MiB/],
+      "too little memory to boot": [() => ({ memoryPerNode: 8 }), "memoryPerNode", /at least 64 MiB/],
+      "a frontend with too little memory": [() => ({ frontend: { memory: 8 } }), "frontend.memory", /at least 64 MiB/],
+      "a public address outside the site's": [
+        () => ({ publicIp: "192.0.2.1" }),
+        "publicIp",
+        /192\.0\.2\.1.*198\.51\.100\.10/,
+      ],
+      "a public address that is none": [() => ({ publicIp: "198.51.100.400" }), "publicIp", /IPv4/],
+      "a public address in use": [
+        async () => {
+          const other = stackOf({ name: "holder" });
+          await other.up({ ...args, publicIp: "198.51.100.12" });
+          return { publicIp: "198.51.100.12" };
+        },
+        "publicIp",
+        /in use by cluster docking-dev-holder/,
+      ],
+      "a malformed key": [() => ({ publicKey: "ssh-ed25519 AAAA" }), "publicKey", /not a public ssh key/],
+      "a private key": [
+        () => ({ publicKey: "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----" }),
+        "publicKey",
+        /is a private key/,
+      ],
+      "the file of a private key": [
+        async () => {
+          await writeFile(join(folder, "id"), "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n");
+          return { publicKey: join(folder, "id") };
+        },
+        "publicKey",
+        /is a private key/,
+      ],
+      "a key file that isn't there": [() => ({ publicKey: join(folder, "nobody.pub") }), "publicKey", /nobody\.pub/],
+      "a cluster name in upper case": [() => ({ clusterName: "Dock" }), "clusterName", /lower-case/],
+      "a cluster name that ends with a dash": [() => ({ clusterName: "dock-" }), "clusterName", /dash/],
+      "a cluster name that is too long": [() => ({ clusterName: "d".repeat(64) }), "clusterName", /63/],
+      "a libvirt that isn't there": [
+        () => ({ site: { driver: "libvirt", uri: `qemu:///system?socket=${join(folder, "nobody")}` } }),
+        "site",
+        /libvirt/,
+      ],
+      "a URI that isn't libvirt's": [
+        () => ({ site: { driver: "libvirt", uri: "http://x" } }),
+        "site.uri",
+        /qemu:\/\/\/system/,
+      ],
+      "an unknown driver": [() => ({ site: { driver: "cloud" } }), "site.driver", /libvirt/],
+      "an unknown setting of the site": [
+        () => ({ site: { driver: "memory", colour: "red" } }),
+        "site.colour",
+        /colour/,
+      ],
+      "public addresses that are none": [
+        () => ({ site: { driver: "libvirt", uri: "qemu:///x?socket=/x", publicAddresses: ["nonsense"] } }),
+        "site.publicAddresses",
+        /"nonsense"/,
+      ],
+      "a netmask with holes": [
+        () => ({ site: { driver: "libvirt", uri: "qemu:///x?socket=/x", netmask: "255.0.255.0" } }),
+        "site.netmask",
+        /netmask/,
+      ],
+      "a property that doesn't exist": [() => ({ numCPUs: 2 }), "numCPUs", /numCPUs is not a property/],
+      "a wrong type": [() => ({ keepBaseImage: "yes" }), "keepBaseImage", /boolean/],
+    };
+    for (const [what, [make, property, reason]] of Object.entries(refused)) {
+      it(`is refused with ${what}, in one sentence that names ${property}`, async () => {
+        const given = await make();
+        const machines = site.machines.size;
+        const error = await failure<CheckFailed>(stack.preview({ ...args, ...given }));
+        expect(error).to.be.instanceOf(CheckFailed);
+        expect(error.failures).to.have.length(1);
+        expect(error.failures[0]?.property).to.equal(property);
+        expect(error.failures[0]?.reason).to.match(reason).and.not.include("\n");
+        expect(site.machines.size).to.equal(machines);
+      });
+    }
+
+    it("is refused all at once where there is more than one", async () => {
+      const error = await failure<CheckFailed>(stack.preview({ ...args, image: "dmeo", publicKey: "x" }));
+      expect(error.failures.map(({ property }) => property).sort()).to.deep.equal(["image", "publicKey"]);
+    });
+
+    it("is refused from the configuration too", async () => {
+      const garbled = stackOf({}, { "virtual-cluster:site": "{driver: memory" });
+      const error = await failure<CheckFailed>(garbled.preview(args));
+      expect(error.failures.map(({ property }) => property)).to.deep.equal(["site"]);
+    });
+
+    const changes: Record<string, Properties> = {
+      clusterName: { clusterName: "another" },
+      image: { image: "other" },
+      publicIp: { publicIp: "198.51.100.40" },
+      site: { site: { driver: "memory", name: "another" } },
+    };
+    for (const [property, change] of Object.entries(changes)) {
+      it(`is refused as a change of ${property}, which would lose the frontend's data`, async () => {
+        await stack.up(args);
+        const error = await failure<CheckFailed>(stack.up({ ...args, ...change }));
+        expect(error).to.be.instanceOf(CheckFailed);
+        const failures = error.failures.filter((one) => one.property === property);
+        expect(failures).to.have.length(1);
+        expect(failures[0]?.reason).to.match(/can't change: .*\. .*\.$/);
+        expect(machine("frontend").state).to.equal("running");
+      });
+    }
+  });
+
+  // ── Up, again and again ──────────────────────────────────────────────────────────────────────────────────────────
+
+  describe("up", () => {
+    it("makes everything once, says how to log in, and destroy gives everything back", async () => {
+      expect(await stack.up(args)).to.deep.equal([
+        "create cluster",
+        "create frontend",
+        "create compute-0",
+        "create compute-1",
+      ]);
+      const { ssh, knownHosts, plan, keys } = stack.cluster;
+      expect(ssh).to.match(/^ssh /).and.include(`root@${plan.frontend.publicIp}`);
+      expect(knownHosts).to.equal(`${plan.frontend.publicIp} ${keys.hostKey}`);
+      expect(stack.outputs("compute-1")).to.deep.include({ ready: true, state: "running" });
+      expect(machine("frontend").vcOut).to.include(KEY).and.include('name="compute-1"');
+      expect(machine("compute-0").vcOut).to.include('name="compute-0"').and.not.include("compute-1");
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("does nothing when nothing has changed", async () => {
+      await stack.up(args);
+      const machines = structuredClone([...site.machines]);
+      expect(await stack.up(args)).to.deep.equal([]);
+      await stack.refresh();
+      expect(await stack.up(args), "after a refresh").to.deep.equal([]);
+      expect([...site.machines]).to.deep.equal(machines);
+    });
+
+    it("grows: the frontend in place, new computes, and the others untouched", async () => {
+      await stack.up(args);
+      const before = structuredClone({ frontend: machine("frontend"), compute: machine("compute-1") });
+      expect(await stack.up({ ...args, numCpus: 4 })).to.deep.equal([
+        "update cluster",
+        "update frontend",
+        "create compute-2",
+        "create compute-3",
+      ]);
+      expect(machine("frontend").machineId).to.equal(before.frontend.machineId);
+      expect(machine("frontend").vcOut).to.include('name="compute-3"');
+      expect(machine("compute-1")).to.deep.equal(before.compute);
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("shrinks: the frontend forgets the computes before they go", async () => {
+      await stack.up({ ...args, numCpus: 3 });
+      expect(await stack.up({ ...args, numCpus: 1 })).to.deep.equal([
+        "update cluster",
+        "update frontend",
+        "delete compute-1",
+        "delete compute-2",
+      ]);
+      expect([...site.machines.keys()]).to.deep.equal(["docking-dev-dock/frontend", "docking-dev-dock/compute-0"]);
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("gives nodes another shape and keeps their disks", async () => {
+      await stack.up(args);
+      const disks = [...site.disks];
+      await stack.up({ ...args, numCpus: 4, cpusPerNode: 2, memoryPerNode: 1024, frontend: { cpus: 2, memory: 768 } });
+      expect(machine("compute-1").shape).to.deep.equal({ cpus: 2, memory: 1024 });
+      expect(machine("frontend").shape).to.deep.equal({ cpus: 2, memory: 768 });
+      expect([...site.disks]).to.deep.equal(disks);
+    });
+
+    it("gives every node a new public key's vc-out.xml", async () => {
+      await stack.up(args);
+      const publicKey = KEY.replace(" tester", " another");
+      await stack.up({ ...args, publicKey });
+      expect(machine("frontend").vcOut).to.include(publicKey);
+      expect(site.networks.get("docking-dev-dock")).to.deep.include({ publicKeys: [publicKey] });
+    });
+
+    it("starts a machine that was turned off behind its back, after a refresh", async () => {
+      await stack.up(args);
+      machine("compute-0").state = "off";
+      await stack.refresh();
+      expect(stack.outputs("compute-0")).to.deep.include({ state: "off", ready: false });
+      expect(await stack.up(args)).to.deep.equal(["update compute-0"]);
+      expect(machine("compute-0").state).to.equal("running");
+      expect(stack.outputs("compute-0").ready).to.equal(true);
+    });
+
+    it("makes a machine again that is gone, after a refresh", async () => {
+      await stack.up(args);
+      site.machines.delete("docking-dev-dock/compute-0");
+      await stack.refresh();
+      expect(stack.state.has("compute-0")).to.equal(false);
+      expect(await stack.up(args)).to.deep.equal(["create compute-0"]);
+    });
+
+    it("gives back the shape that somebody changed", async () => {
+      await stack.up(args);
+      machine("compute-1").shape = { cpus: 1, memory: 64 };
+      await stack.refresh();
+      expect(await stack.up(args)).to.deep.equal(["update compute-1"]);
+      expect(machine("compute-1").shape).to.deep.equal({ cpus: 1, memory: 512 });
+    });
+
+    it("makes the network again that is gone, around the machines that are left", async () => {
+      await stack.up(args);
+      const { machineId } = machine("frontend");
+      site.networks.clear();
+      await stack.refresh();
+      expect(stack.state.has("cluster"), "while something with its mark is left").to.equal(true);
+      await stack.up(args);
+      expect(site.networks.has("docking-dev-dock")).to.equal(true);
+      expect(machine("frontend").machineId).to.equal(machineId);
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("hands its new vc-out.xml to a frontend that was off when the cluster grew", async () => {
+      await stack.up(args);
+      machine("frontend").state = "off";
+      await stack.up({ ...args, numCpus: 3 });
+      expect(machine("frontend").vcOut).to.include('name="compute-2"');
+      expect(stack.outputs("frontend").ready).to.equal(true);
+    });
+
+    it("isn't done before the frontend has its new vc-out.xml", async () => {
+      await stack.up(args);
+      machine("frontend").takesVcOut = false;
+      const old = sha256(machine("frontend").vcOut);
+      const error = await failure<PartialFailure>(stack.up({ ...args, numCpus: 3 }));
+      expect(error).to.be.instanceOf(PartialFailure);
+      expect(stack.outputs("frontend").ready).to.equal(false);
+      expect(sha256(machine("frontend").vcOut)).to.equal(old);
+
+      machine("frontend").takesVcOut = true;
+      expect(await stack.up({ ...args, numCpus: 3 })).to.deep.equal(["update frontend", "create compute-2"]);
+      expect(machine("frontend").vcOut).to.include('name="compute-2"');
+    });
+
+    it("waits for nothing when it is told so", async () => {
+      site.beforeStep = (step) => {
+        if (step === "start machine") {
+          spoil();
+        }
+      };
+      await stack.up({ ...args, waitFor: "none" });
+      expect(stack.state.size).to.equal(4);
+    });
+  });
+
+  /** No machine that is there now gets ready. */
+  function spoil(): void {
+    for (const one of site.machines.values()) {
+      Object.assign(one, { healthy: false, console: "Kernel panic" });
+    }
+  }
+
+  describe("a node that doesn't get ready", () => {
+    it("is in the state with id, __provider and ready: false; the next up repairs it", async () => {
+      site.beforeStep = (step) => {
+        if (step === "start machine") {
+          spoil();
+        }
+      };
+      const error = await failure<PartialFailure>(stack.up(args));
+      expect(error).to.be.instanceOf(PartialFailure);
+      expect(error.id).to.equal(`${stack.state.get("cluster")?.id}/frontend`);
+      expect(error.properties).to.deep.include({ __provider: "text of the shim", ready: false, node: "frontend" });
+      expect(error.reasons.join())
+        .to.match(/frontend/)
+        .and.include("Kernel panic");
+
+      letThrough();
+      const { machineId } = machine("frontend");
+      machine("frontend").healthy = true;
+      expect(await stack.up(args)).to.deep.equal(["update frontend", "create compute-0", "create compute-1"]);
+      expect(machine("frontend").machineId).to.equal(machineId);
+      expect(stack.outputs("frontend").ready).to.equal(true);
+    });
+
+    it("can be destroyed", async () => {
+      site.beforeStep = (step) => {
+        if (step === "start machine") {
+          spoil();
+        }
+      };
+      await failure(stack.up(args));
+      letThrough();
+      await stack.destroy();
+      expectEmptySite();
+    });
+  });
+
+  // ── Interruption ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+  describe("an interrupted", () => {
+    /** Interrupts the work at its first change of the site, then at its second, … until it gets through. */
+    async function everywhere(
+      prepare: () => Promise<unknown>,
+      work: () => Promise<unknown>,
+      then: () => Promise<unknown>,
+    ) {
+      for (let step = 0; ; step++) {
+        freshSite();
+        await prepare();
+        interruptAfter(step);
+        const done = await work().then(
+          () => true,
+          () => false,
+        );
+        letThrough();
+        await then();
+        if (done) {
+          expect(step).to.be.greaterThan(3);
+          return;
+        }
+      }
+    }
+
+    const expectWhole = (computes: number) => {
+      expect(site.networks.size).to.equal(1);
+      expect(site.leases.size).to.equal(1);
+      expect(site.machines.size).to.equal(computes + 1);
+      expect(site.disks.size).to.equal(computes + 1);
+      expect([...site.machines.values()].every(({ state }) => state === "running")).to.equal(true);
+      expect([...stack.state.values()].every(({ outputs }) => outputs.ready)).to.equal(true);
+    };
+
+    it("up is finished by the next one, nothing is there twice, and destroy leaves nothing", async () => {
+      await everywhere(
+        async () => undefined,
+        () => stack.up(args),
+        async () => {
+          await stack.up(args);
+          expectWhole(2);
+          await stack.destroy();
+          expectEmptySite();
+        },
+      );
+    });
+
+    it("up keeps the plan that the site already holds", async () => {
+      await everywhere(
+        async () => undefined,
+        () => stack.up(args),
+        async () => {
+          const [held] = site.networks.values();
+          const { plan } = await stack.preview(args);
+          if (held !== undefined && held !== "unmarked") {
+            expect(plan).to.deep.equal(held.plan);
+          }
+        },
+      );
+    });
+
+    it("up can be given up: destroy leaves nothing as soon as the state knows the cluster", async () => {
+      await everywhere(
+        async () => undefined,
+        () => stack.up(args),
+        async () => {
+          if (stack.state.has("cluster")) {
+            await stack.destroy();
+            expectEmptySite();
+          }
+        },
+      );
+    });
+
+    it("up may be followed by one that asks for something else", async () => {
+      await everywhere(
+        async () => undefined,
+        () => stack.up({ ...args, publicIp: "198.51.100.11" }),
+        async () => {
+          if (stack.state.has("cluster")) {
+            return; // Then check refuses it.
+          }
+          await stack.up({ ...args, publicIp: "198.51.100.12", image: "other", numCpus: 1 });
+          expect([...site.leases.keys()]).to.deep.equal(["198.51.100.12"]);
+          expect(stack.cluster.imageRecord.vcName).to.equal("other");
+          expectWhole(1);
+          await stack.destroy();
+          expectEmptySite();
+        },
+      );
+    });
+
+    it("resize is finished by the next one", async () => {
+      const grown = { ...args, numCpus: 4, memoryPerNode: 1024 };
+      await everywhere(
+        () => stack.up(args),
+        () => stack.up(grown),
+        async () => {
+          await stack.up(grown);
+          expectWhole(4);
+          await stack.up({ ...args, numCpus: 0 });
+          expectWhole(0);
+          await stack.destroy();
+          expectEmptySite();
+        },
+      );
+    });
+
+    it("destroy is finished by the next one", async () => {
+      await everywhere(
+        () => stack.up(args),
+        () => stack.destroy(),
+        async () => {
+          await stack.destroy();
+          expectEmptySite();
+        },
+      );
+    });
+  });
+
+  // ── Several, and others ──────────────────────────────────────────────────────────────────────────────────────────
+
+  describe("clusters of one program", () => {
+    it("never get the same address, planned before any is made", async () => {
+      const stacks = Array.from({ length: 12 }, (_, index) => stackOf({ name: `dock-${index}` }));
+      const plans = await Promise.all(stacks.map(async (one) => (await one.preview({ ...args, numCpus: 1 })).plan));
+      expect(new Set(plans.map(({ frontend }) => frontend.publicIp)).size).to.equal(12);
+      const nets = plans.map(({ privateNetwork }) => subnet(privateNetwork.cidr));
+      expect(nets.some((one, index) => nets.slice(index + 1).some((other) => overlap(one, other)))).to.equal(false);
+
+      await Promise.all(stacks.map((one) => one.up({ ...args, numCpus: 1 })));
+      expect(site.machines.size).to.equal(24);
+      await Promise.all(stacks.map((one) => one.destroy()));
+      expectEmptySite();
+    });
+
+    it("share the image's disks until the last is gone", async () => {
+      const other = stackOf({ name: "other" });
+      await stack.up(args);
+      await other.up(args);
+      expect(site.bases.size).to.equal(2);
+      await stack.destroy();
+      expect(site.bases.size).to.equal(2);
+      await other.destroy();
+      expectEmptySite();
+    });
+
+    it("are told to choose a name where theirs read alike", async () => {
+      await stackOf({ project: "a", stack: "b-c" }).up(args);
+      const error = await failure<CheckFailed>(stackOf({ project: "a-b", stack: "c" }).preview(args));
+      expect(error.failures).to.have.length(1);
+      expect(error.failures[0]?.reason).to.include("clusterName").and.include("tester@example");
+    });
+
+    it("leave the image's disks at the site where they are told to", async () => {
+      await stack.up({ ...args, keepBaseImage: true });
+      await stack.destroy();
+      expect(site.bases.size).to.equal(2);
+      site.bases.clear();
+      expectEmptySite();
+    });
+  });
+
+  describe("destroy", () => {
+    it("works when everything is gone already", async () => {
+      await stack.up(args);
+      for (const things of [site.networks, site.leases, site.keys, site.bases, site.disks, site.machines]) {
+        things.clear();
+      }
+      await stack.destroy();
+      expect(stack.state.size).to.equal(0);
+    });
+
+    it("works when the image repository is gone", async () => {
+      const copy = join(folder, "copy");
+      await mkdir(copy);
+      await writeFile(join(copy, "vcdb.txt"), "demo,demo/vc-in.xml\n");
+      await mkdir(join(copy, "demo"));
+      await writeFile(join(copy, "demo", "vc-in.xml"), VC_IN);
+      await makeFakeDisk(join(copy, "demo", "frontend.raw"), { virtio: false, heedsPowerButton: false });
+      await makeFakeDisk(join(copy, "demo", "compute.raw"), { virtio: false, heedsPowerButton: false });
+      await stack.up({ ...args, repository: copy });
+      await rm(copy, { recursive: true });
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("gives back what is left when the record is lost", async () => {
+      await stack.up(args);
+      site.networks.clear();
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("takes machines too that the state never heard of", async () => {
+      await stack.up(args);
+      stack.state.delete("compute-1");
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("doesn't touch a namesake of somebody else's", async () => {
+      await stack.up(args);
+      const network = site.networks.get("docking-dev-dock");
+      const theirMark = { ...(network as { mark: Mark }).mark, owner: "somebody@else" };
+      site.networks.set("docking-dev-dock", { ...(network as object), mark: theirMark } as never);
+      for (const [key, one] of site.machines) {
+        site.machines.set(key, { ...one, mark: theirMark });
+      }
+      for (const [ip, lease] of site.leases) {
+        site.leases.set(ip, { ...lease, mark: theirMark });
+      }
+      const theirs = structuredClone([site.networks, site.machines, site.leases, site.keys, site.disks]);
+      await stack.destroy();
+      expect([site.networks, site.machines, site.leases, site.keys, site.disks]).to.deep.equal(theirs);
+    });
+  });
+
+  describe("another's cluster of the same name", () => {
+    it("is named by the preview, and left alone by up", async () => {
+      await stackOf({}, { "virtual-cluster:owner": "somebody@else" }).up(args);
+      const theirs = structuredClone(site.machines);
+      const error = await failure<CheckFailed>(stack.up(args));
+      expect(error.failures).to.have.length(1);
+      expect(error.failures[0]?.reason).to.include("somebody@else").and.include("clusterName");
+      expect(site.machines).to.deep.equal(theirs);
+    });
+
+    it("is refused by create too, when it came in between", async () => {
+      const inputs = await stack.preview(args);
+      await stackOf({}, { "virtual-cluster:owner": "somebody@else" }).up(args);
+      const theirs = structuredClone(site.networks);
+      const lifeCycles = stack as unknown as { step(resource: string, inputs: unknown): Promise<void> };
+      expect(await failure(lifeCycles.step("cluster", inputs))).to.be.instanceOf(ForeignOwner);
+      expect(site.networks).to.deep.equal(theirs);
+    });
+  });
+
+  describe("a site", () => {
+    it("that doesn't answer is an error, never a cluster that is gone", async () => {
+      await stack.up(args);
+      const state = structuredClone([...stack.state]);
+      site.reachable = false;
+      expect(await failure(stack.refresh())).to.be.instanceOf(Unreachable);
+      expect(await failure(stack.destroy())).to.be.instanceOf(Unreachable);
+      expect((await failure<CheckFailed>(stack.up(args))).failures.map(({ property }) => property)).to.deep.equal([
+        "site",
+      ]);
+      expect([...stack.state]).to.deep.equal(state);
+      site.reachable = true;
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("that is another than the recorded one is an error, and nothing is touched", async () => {
+      await stack.up(args);
+      const state = structuredClone([...stack.state]);
+      const machines = structuredClone(site.machines);
+      site.siteId = "another host";
+      expect(await failure(stack.refresh())).to.be.instanceOf(WrongSite);
+      expect(await failure(stack.destroy())).to.be.instanceOf(WrongSite);
+      expect((await failure<CheckFailed>(stack.up(args))).failures[0]?.property).to.equal("siteId");
+      expect([...stack.state]).to.deep.equal(state);
+      expect(site.machines).to.deep.equal(machines);
+    });
+  });
+});

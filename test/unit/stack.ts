@@ -1,0 +1,184 @@
+import { computeNode, frontendNode, virtualCluster } from "../../provider/src";
+import {
+  type CheckFailure,
+  type LifeCycle,
+  PartialFailure,
+  type Properties,
+  same,
+  UNKNOWN,
+} from "../../provider/src/resources/host";
+import type { VirtualClusterOutputs } from "../../provider/src/resources/virtual-cluster";
+
+interface State {
+  readonly id: string;
+  readonly inputs: Properties;
+  readonly outputs: Properties;
+}
+
+/** A preview or an update that ended with what `check` refuses. */
+export class CheckFailed extends Error {
+  constructor(readonly failures: readonly CheckFailure[]) {
+    super(failures.map(({ property, reason }) => `${property}: ${reason}`).join("\n"));
+  }
+}
+
+/** A program with one cluster, and what Pulumi's engine and host do with it, as far as the life cycles see it. */
+export class Stack {
+  /** By resource: `cluster`, `frontend`, `compute-0` …. */
+  readonly state = new Map<string, State>();
+  /** What the engine has done: `create frontend` and the like. */
+  readonly done: string[] = [];
+  private readonly lifeCycles: Readonly<Record<"cluster" | "frontend" | "compute", LifeCycle>>;
+
+  constructor(
+    private readonly config: Readonly<Record<string, string>>,
+    private readonly identity: Properties = {},
+  ) {
+    const request = { config: { get: (key: string) => this.config[key] } };
+    this.lifeCycles = {
+      cluster: virtualCluster(request),
+      frontend: frontendNode(request),
+      compute: computeNode(request),
+    };
+  }
+
+  get cluster(): VirtualClusterOutputs {
+    return this.outputs("cluster") as unknown as VirtualClusterOutputs;
+  }
+
+  outputs(resource: string): Properties {
+    const found = this.state.get(resource);
+    if (!found) {
+      throw new Error(`${resource} isn't in the state`);
+    }
+    return found.outputs;
+  }
+
+  /** The cluster's checked inputs. */
+  preview(args: Properties): Promise<VirtualClusterOutputs> {
+    return this.check("cluster", this.clusterInputs(args)) as Promise<unknown> as Promise<VirtualClusterOutputs>;
+  }
+
+  async up(args: Properties): Promise<string[]> {
+    this.done.length = 0;
+    await this.step("cluster", await this.check("cluster", this.clusterInputs(args)));
+    const { plan, site, siteId, publicKey } = this.cluster;
+    const clusterId = this.state.get("cluster")?.id;
+    const wait = { ...(args.waitFor !== undefined && { waitFor: args.waitFor }) };
+    const nodeInputs = (node: string, slice: object) => ({
+      clusterId,
+      node,
+      slice: { site, siteId, ...slice },
+      ...wait,
+    });
+
+    const { name: _, fqdn: __, ...frontend } = plan.frontend;
+    const inputs = nodeInputs("frontend", { ...frontend, computes: plan.computes, publicKey });
+    await this.step("frontend", await this.check("frontend", inputs));
+    await allDone(
+      plan.computes.map(async ({ name, ...compute }) =>
+        this.step(name, await this.check(name, nodeInputs(name, compute))),
+      ),
+    );
+    const planned = new Set(["cluster", "frontend", ...plan.computes.map(({ name }) => name)]);
+    await allDone([...this.state.keys()].filter((resource) => !planned.has(resource)).map((gone) => this.delete(gone)));
+    return [...this.done];
+  }
+
+  async refresh(): Promise<void> {
+    for (const [resource, { id, inputs, outputs }] of [...this.state]) {
+      const found = await this.lifeCycleOf(resource).read(id, wire(outputs));
+      if (found.id === "") {
+        this.state.delete(resource);
+      } else {
+        this.state.set(resource, { id: found.id, inputs, outputs: wire(found.props) });
+      }
+    }
+  }
+
+  async destroy(): Promise<void> {
+    const order = (resource: string) => ["frontend", "cluster"].indexOf(resource);
+    for (const turn of [-1, 0, 1]) {
+      await allDone(
+        [...this.state.keys()].filter((resource) => order(resource) === turn).map((gone) => this.delete(gone)),
+      );
+    }
+  }
+
+  private clusterInputs(args: Properties): Properties {
+    const { waitFor: _, ...given } = args;
+    return { organization: "organization", project: "docking", stack: "dev", name: "dock", ...this.identity, ...given };
+  }
+
+  private async check(resource: string, given: Properties): Promise<Properties> {
+    const olds = this.state.get(resource)?.inputs ?? {};
+    const news = { ...given, __provider: "text of the shim" };
+    const { inputs, failures } = await this.lifeCycleOf(resource).check(wire(olds), wire(news));
+    if (failures.length > 0) {
+      throw new CheckFailed(failures);
+    }
+    return wire(inputs);
+  }
+
+  private async step(resource: string, inputs: Properties): Promise<void> {
+    const lifeCycle = this.lifeCycleOf(resource);
+    const old = this.state.get(resource);
+    try {
+      if (!old) {
+        this.done.push(`create ${resource}`);
+        const { id, outs } = await lifeCycle.create(inputs);
+        this.state.set(resource, { id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });
+        return;
+      }
+      const { changes, replaces = [] } = await lifeCycle.diff(old.id, wire(old.outputs), inputs);
+      if (replaces.length > 0) {
+        throw new Error(`${resource} would be replaced because of ${replaces.join(", ")}`);
+      }
+      if (changes || !same(old.inputs, inputs)) {
+        this.done.push(`update ${resource}`);
+        const { outs } = await lifeCycle.update(old.id, wire(old.outputs), inputs);
+        this.state.set(resource, { id: old.id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });
+      }
+    } catch (error) {
+      if (error instanceof PartialFailure) {
+        this.state.set(resource, { id: error.id, inputs, outputs: wire(error.properties) });
+      }
+      throw error;
+    }
+  }
+
+  private async delete(resource: string): Promise<void> {
+    const { id, outputs } = this.state.get(resource) as State;
+    this.done.push(`delete ${resource}`);
+    await this.lifeCycleOf(resource).delete(id, wire(outputs));
+    this.state.delete(resource);
+  }
+
+  private lifeCycleOf(resource: string): LifeCycle {
+    return this.lifeCycles[resource === "cluster" || resource === "frontend" ? resource : "compute"];
+  }
+}
+
+export { UNKNOWN };
+
+async function allDone(work: ReadonlyArray<Promise<unknown>>): Promise<void> {
+  const failed = (await Promise.allSettled(work)).find((outcome) => outcome.status === "rejected");
+  if (failed) {
+    throw failed.reason;
+  }
+}
+
+/** A value after its way between engine and host, which keeps no order of keys and can't send `undefined`. */
+function wire<T>(value: T): T {
+  if (value === undefined || typeof value === "function") {
+    throw new TypeError("Unexpected struct type");
+  }
+  if (Array.isArray(value)) {
+    return value.map(wire) as T;
+  }
+  if (typeof value === "object" && value !== null) {
+    const entries = Object.entries(value).sort(([one], [other]) => (one < other ? 1 : -1));
+    return Object.fromEntries(entries.map(([key, item]) => [key, wire(item)])) as T;
+  }
+  return value;
+}
