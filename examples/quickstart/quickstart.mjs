@@ -18,6 +18,7 @@ already isn't done twice.
   --start-site     start the default site, with its clusters          (npm run site:start)
   --stop-site      shut the default site and its guests down          (npm run site:stop)
   --remove-site    stop the default site and delete all it keeps      (npm run site:remove)
+  --stack NAME     another stack than "quickstart", for a second cluster beside it
   --force          with --remove-site: also with clusters on it
   --help           this text
 `;
@@ -68,7 +69,7 @@ if (major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1
   fail(`Node ${OLDEST_NODE.join(".")} or later is needed, this is ${process.versions.node}: install a newer one.`);
 }
 
-if (options.length === 0 || options.includes("--setup")) {
+if (!options.some((option) => ["--destroy", "--start-site", "--stop-site", "--remove-site"].includes(option))) {
   process.stdout.write(`${PLAN}\n[1/8] npm packages and the compiler\n`);
 }
 if (!hasCurrentPackages()) {

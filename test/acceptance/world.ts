@@ -1,8 +1,21 @@
-import { appendFile, chmod, cp, mkdir, mkdtemp, readFile, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
+import {
+  appendFile,
+  chmod,
+  cp,
+  mkdir,
+  mkdtemp,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { execa, type Result } from "execa";
 import { home } from "../../provider/src/home";
+import { makeFakeDisk } from "../conformance/fake-guest";
 
 export const ROOT = join(__dirname, "..", "..");
 const QUICKSTART = join(ROOT, "examples", "quickstart", "quickstart.mjs");
@@ -36,6 +49,7 @@ export class World {
     const project = await mkdtemp(join(ROOT, "test", "acceptance", ".work-"));
     await cp(join(ROOT, "test", "acceptance", "program"), project, { recursive: true });
     await symlink(home("images"), join(folder, "images"));
+    await makeFakeImage(join(folder, "fake-images"));
     await mkdir(join(folder, "pulumi"));
     await writeFile(join(folder, "passphrase"), "only for this test\n", { mode: 0o600 });
     await execa("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", join(folder, "id_ed25519")], { stdin: "ignore" });
@@ -50,6 +64,11 @@ export class World {
       PULUMI_HOME: process.env.PULUMI_HOME ?? join(process.env.HOME ?? "/root", ".pulumi"),
       PULUMI_BACKEND_URL: `file://${join(this.home, "pulumi")}`,
     };
+  }
+
+  /** A repository whose image `fake` looks like one and stops at its boot loader, so that its machines cost no cpu. */
+  get fakeImages(): string {
+    return join(this.home, "fake-images");
   }
 
   get uri(): string {
@@ -139,12 +158,11 @@ export class World {
 
   /** Runs `work` while the image repository isn't there. */
   async hideImages(work: () => Promise<void>): Promise<void> {
-    const images = join(this.home, "images");
-    await rename(images, `${images}.hidden`);
+    await rename(this.fakeImages, `${this.fakeImages}.hidden`);
     try {
       await work();
     } finally {
-      await rename(`${images}.hidden`, images);
+      await rename(`${this.fakeImages}.hidden`, this.fakeImages);
     }
   }
 
@@ -169,6 +187,18 @@ async function writeConfig(project: string, stack: string, clusters: object): Pr
   const salt = (await readFile(file, "utf8")).split("\n").filter((line) => line.startsWith("encryptionsalt:"));
   await writeFile(file, `${salt.join("\n")}\n`);
   await appendFile(file, `config: ${JSON.stringify({ "acceptance:clusters": clusters })}\n`);
+}
+
+async function makeFakeImage(folder: string): Promise<void> {
+  await mkdir(join(folder, "fake"), { recursive: true });
+  await writeFile(join(folder, "vcdb.txt"), "fake,fake/vc-in.xml\n");
+  await makeFakeDisk(join(folder, "fake", "disk.raw"), { virtio: true, heedsPowerButton: true });
+  const disk = `<domain><devices><disk><driver name="qemu" type="raw"/><source file="disk.raw"/></disk></devices></domain>`;
+  await writeFile(
+    join(folder, "fake", "vc-in.xml"),
+    `<vc version="0.1"><virtualization engine="kvm" type="hvm" arch="x86_64"/><driver>any</driver>
+<frontend>${disk}</frontend><compute>${disk}</compute></vc>`,
+  );
 }
 
 async function makeCounters(folder: string): Promise<string> {

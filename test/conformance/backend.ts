@@ -15,6 +15,8 @@ export interface Backend {
   readonly otherImage: ImageRecord;
   /** Whether guests of these images get ready and take a new vc-out.xml while they run. */
   readonly guestsAnswer: boolean;
+  /** Whether a request takes long enough to save some. */
+  readonly slow: boolean;
   /** MiB that a node of these images needs. */
   readonly memory: number;
 

@@ -64,6 +64,7 @@ export async function libvirtBackend(context: Mocha.Context): Promise<Backend> {
     image: { vcName: "modern", frontend: modern, compute: modern },
     otherImage: { vcName: "other", frontend: plain, compute: other },
     guestsAnswer: false,
+    slow: true,
     memory: 64,
 
     leftovers: async () => [

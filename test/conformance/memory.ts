@@ -28,6 +28,7 @@ export async function memoryBackend(): Promise<Backend> {
     image: imageOf("image"),
     otherImage: imageOf("other image"),
     guestsAnswer: true,
+    slow: false,
     memory: 512,
 
     leftovers: async () => [

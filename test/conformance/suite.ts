@@ -303,6 +303,16 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         await destroy(moved);
       });
 
+      check("gives a former image's disks back when the record has another", async () => {
+        const record = await allocated();
+        const other = { ...record, image: backend.otherImage };
+        await driver.allocate(other);
+        await driver.fixImages(other, SILENT);
+        expect(await backend.holdsBase(record.image.frontend.digest)).to.equal(false);
+        expect(await backend.holdsBase(other.image.frontend.digest)).to.equal(true);
+        await destroy(other);
+      });
+
       check("throws AddressTaken for a public address that another cluster has, and leaves nothing", async () => {
         const holder = await allocated();
         const late = withPlan(await planned(), { publicIp: holder.plan.frontend.publicIp });
@@ -405,6 +415,14 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         await driver.release(record, { keepBaseImage: false });
         await driver.release(record, { keepBaseImage: false });
         expect(await driver.find(record.name)).to.equal(undefined);
+      });
+
+      check("gives back the disks that interrupted boots left", async () => {
+        const record = await allocated();
+        await Promise.all([boot(frontendOf(record)), boot(computeOf(record))]);
+        await backend.forgetMachine(record.name, "frontend");
+        await backend.forgetMachine(record.name, "compute-0");
+        await driver.release(record, { keepBaseImage: false });
       });
 
       check("gives everything back although the network is gone", async () => {
@@ -674,9 +692,16 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
 
     // ── Interruption ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    /** Runs the work interrupted at its first request, at its second, … until it gets through; between two runs `then`. */
-    async function interruptedEverywhere(work: () => Promise<unknown>, then: (step: number) => Promise<unknown>) {
-      for (let step = 0; ; step++) {
+    /**
+     * Runs the work interrupted at one request after the other until it gets through; after each run `then`. Where
+     * requests are slow, `every` second one must do: two tests that begin apart still see each state once.
+     */
+    async function interruptedEverywhere(
+      work: () => Promise<unknown>,
+      then: (step: number) => Promise<unknown>,
+      { from, every } = { from: 0, every: 1 },
+    ) {
+      for (let step = from; ; step += every) {
         await backend.interruptAfter(step);
         const done = await work().then(
           () => true,
@@ -685,15 +710,16 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         await backend.interruptAfter(undefined);
         await then(step);
         if (done) {
-          expect(step, "requests before the work was done").to.be.greaterThan(0);
+          expect(step, "requests before the work was done").to.be.greaterThan(every);
           return;
         }
       }
     }
+    const half = (from: 0 | 1) => ({ from, every: backend.slow ? 2 : 1 });
 
     describe("an interrupted operation", () => {
       check("allocate is taken up again", async () => {
-        let record = await planned();
+        const record = await planned();
         await interruptedEverywhere(
           () => driver.allocate(record),
           async () => {
@@ -701,8 +727,8 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
             expect(await recorded(record.name)).to.deep.equal({ ...record, keys });
             await driver.release(record, { keepBaseImage: false });
             expect(await backend.leftovers()).to.deep.equal(clean);
-            record = await replanned(record);
           },
+          half(0),
         );
       });
 
@@ -714,6 +740,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
             await backend.otherProcess.release(record, { keepBaseImage: false });
             expect(await backend.leftovers(), `after step ${step}`).to.deep.equal(clean);
           },
+          half(1),
         );
       });
 
@@ -744,6 +771,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
             expect(await nodeOf(ref)).to.deep.include({ state: "running", autostart: true, mark: cluster.mark });
             await driver.remove(ref, AT_ONCE);
           },
+          half(0),
         );
         await destroy(cluster);
       });
@@ -757,6 +785,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
             await backend.otherProcess.remove(frontendOf(cluster), AT_ONCE);
             expect(await backend.leftovers(), `after step ${step}`).to.deep.equal(withoutNodes);
           },
+          half(1),
         );
         await destroy(cluster);
       });
@@ -778,20 +807,25 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
     // ── Whose it is ────────────────────────────────────────────────────────────────────────────────────────────────
 
     describe("what carries another's mark", () => {
-      for (const part of ["owner", "organization", "project", "stack", "cluster"] as const) {
-        check(`is refused and left alone where the ${part} differs`, async () => {
-          const theirs = await allocated();
+      check("is refused and left alone, whatever part of it differs", async () => {
+        const theirs = await allocated();
+        for (const part of ["owner", "organization", "project", "stack", "cluster"] as const) {
           const ours: ClusterRecord = { ...theirs, mark: { ...theirs.mark, [part]: "somebody-else" } };
-          await rejects(driver.allocate(ours), ForeignOwner, theirs.mark.owner);
-          await rejects(driver.release(ours, { keepBaseImage: false }), ForeignOwner, theirs.mark.owner);
-          expect(await driver.find(theirs.name)).to.deep.equal(theirs);
-          expect(await backend.holdsBase(theirs.image.frontend.digest)).to.equal(true);
-          expect((await driver.describe()).takenAddresses.get(theirs.plan.frontend.publicIp)?.cluster).to.equal(
-            theirs.name,
+          await rejects(driver.allocate(ours), ForeignOwner, theirs.mark.owner, `allocate (${part})`);
+          await rejects(
+            driver.release(ours, { keepBaseImage: false }),
+            ForeignOwner,
+            theirs.mark.owner,
+            `release (${part})`,
           );
-          await destroy(theirs);
-        });
-      }
+        }
+        expect(await driver.find(theirs.name)).to.deep.equal(theirs);
+        expect(await backend.holdsBase(theirs.image.frontend.digest)).to.equal(true);
+        expect((await driver.describe()).takenAddresses.get(theirs.plan.frontend.publicIp)?.cluster).to.equal(
+          theirs.name,
+        );
+        await destroy(theirs);
+      });
 
       check("is refused by every operation on its machines", async () => {
         const theirs = await allocated();

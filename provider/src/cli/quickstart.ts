@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { link, mkdir, rm, writeFile } from "node:fs/promises";
+import { link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 import { execa } from "execa";
 import { removeSite, siteStatus, startSite, stopSite } from "../default-site/site";
 import { home } from "../home";
@@ -17,7 +18,6 @@ import { installSystemPackages } from "../setup/system-packages";
  * repository's folder. What each option does is told by `npm run quickstart -- --help`.
  */
 
-const STACK = "quickstart";
 const STEPS = 8;
 
 /** What the quickstart's program has as outputs, as far as it is shown here. */
@@ -124,16 +124,19 @@ async function ensurePassphrase(progress: Progress): Promise<void> {
   }
 }
 
-async function bringUp(): Promise<void> {
+async function bringUp(stack: string): Promise<void> {
   await setUp();
   await step(6, "default site", startSite);
   const pulumi = new Pulumi(await ensurePulumiCli(print));
   await step(7, "pulumi up", async () => {
-    await pulumi.run("stack", "select", "--create", STACK);
-    await pulumi.run("up", "--yes", "--skip-preview", "--stack", STACK);
+    if (!(await pulumi.hasStack(stack))) {
+      await forgetSalt(stack);
+    }
+    await pulumi.run("stack", "select", "--create", stack);
+    await pulumi.run("up", "--yes", "--skip-preview", "--stack", stack);
     return "the cluster is ready";
   });
-  const outputs: QuickstartOutputs = JSON.parse(await pulumi.output("stack", "output", "--json", "--stack", STACK));
+  const outputs: QuickstartOutputs = JSON.parse(await pulumi.output("stack", "output", "--json", "--stack", stack));
   const { ssh, sshArguments, nodes } = outputs;
   await step(8, "a command on every compute, from the frontend", async () => {
     print(`$ ${ASK_EVERY_COMPUTE}`);
@@ -174,19 +177,29 @@ function nodeTable(nodes: readonly QuickstartNode[]): string {
     .join("\n");
 }
 
+/**
+ * A stack's file that outlived its state belongs to a passphrase that may be gone as well: a new stack begins with a new
+ * salt.
+ */
+async function forgetSalt(stack: string): Promise<void> {
+  const file = `Pulumi.${stack}.yaml`;
+  if (existsSync(file)) {
+    await writeFile(file, (await readFile(file, "utf8")).replace(/^encryptionsalt:.*\n?/m, ""));
+  }
+}
+
 /** Destroys the cluster and forgets its stack. A site that was stopped is started for it. */
-async function destroy(): Promise<void> {
+async function destroy(stack: string): Promise<void> {
   const pulumi = new Pulumi(await ensurePulumiCli(print));
-  const stacks: readonly { name: string }[] = JSON.parse(await pulumi.output("stack", "ls", "--json"));
-  if (!stacks.some(({ name }) => name.split("/").at(-1) === STACK)) {
-    print("There is no quickstart stack: nothing to destroy.");
+  if (!(await pulumi.hasStack(stack))) {
+    print(`There is no stack ${stack}: nothing to destroy.`);
     return;
   }
   if ((await siteStatus()).state === "stopped") {
     await startSite(print);
   }
-  await pulumi.run("destroy", "--yes", "--skip-preview", "--stack", STACK);
-  await pulumi.run("stack", "rm", "--yes", STACK);
+  await pulumi.run("destroy", "--yes", "--skip-preview", "--stack", stack);
+  await pulumi.run("stack", "rm", "--yes", stack);
 }
 
 /** The CLI as `npx pulumi` runs it. */
@@ -206,28 +219,54 @@ class Pulumi {
     }
   }
 
+  async hasStack(stack: string): Promise<boolean> {
+    const stacks: readonly { name: string }[] = JSON.parse(await this.output("stack", "ls", "--json"));
+    return stacks.some(({ name }) => name.split("/").at(-1) === stack);
+  }
+
   /** What a command prints on stdout. */
   async output(...args: string[]): Promise<string> {
     return (await execa(this.cli.path, args, { env: this.environment })).stdout;
   }
 }
 
-async function main(options: readonly string[]): Promise<void> {
-  const operations: Record<string, () => Promise<unknown>> = {
-    "--setup": setUp,
-    "--destroy": destroy,
-    "--start-site": async () => print(`The default site runs: ${await startSite(print)}`),
-    "--stop-site": () => stopSite(print),
-    "--remove-site": () => removeSite({ force: options.includes("--force") }, print),
+async function main(args: readonly string[]): Promise<void> {
+  const { force, stack, ...chosen } = parseOptions(args);
+  const operations = {
+    setup: setUp,
+    destroy: () => destroy(stack),
+    "start-site": async () => print(`The default site runs: ${await startSite(print)}`),
+    "stop-site": () => stopSite(print),
+    "remove-site": () => removeSite({ force }, print),
   };
-  const chosen = options.filter((option) => option !== "--force");
-  const unknown = chosen.find((option) => !(option in operations));
-  if (unknown || chosen.length > 1) {
+  const names = (Object.keys(operations) as (keyof typeof operations)[]).filter((name) => chosen[name]);
+  if (names.length > 1) {
     throw new SetupError(
-      `${unknown ?? chosen.join(" ")}: no such option; \`npm run quickstart -- --help\` lists them.`,
+      `--${names.join(" and --")} don't go together; \`npm run quickstart -- --help\` explains them.`,
     );
   }
-  await (operations[chosen[0] ?? ""] ?? bringUp)();
+  const [name] = names;
+  await (name ? operations[name]() : bringUp(stack));
+}
+
+function parseOptions(args: readonly string[]) {
+  const flag = { type: "boolean", default: false } as const;
+  try {
+    return parseArgs({
+      args: [...args],
+      options: {
+        stack: { type: "string", default: "quickstart" },
+        force: flag,
+        setup: flag,
+        destroy: flag,
+        "start-site": flag,
+        "stop-site": flag,
+        "remove-site": flag,
+      },
+    }).values;
+  } catch (error) {
+    throw new SetupError(`${(error as Error).message} \`npm run quickstart -- --help\` lists the options.`);
+  }
 }
 
 // Ctrl-C reaches whatever runs in the foreground by itself; the step ends with it and cleans up. A second one is final.

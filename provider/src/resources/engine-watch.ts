@@ -38,7 +38,8 @@ function parentOf(pid: number): number | undefined {
 /** Fields of Linux's /proc/PID/stat: pid, (command), state, parent's pid …; undefined elsewhere. */
 function statOf(pid: number): string[] | undefined {
   try {
-    const [, id = "", command = "", rest = ""] = /^(\d+) (\(.*\)) (.*)$/s.exec(readFileSync(`/proc/${pid}/stat`, "utf8")) ?? [];
+    const [, id = "", command = "", rest = ""] =
+      /^(\d+) (\(.*\)) (.*)$/s.exec(readFileSync(`/proc/${pid}/stat`, "utf8")) ?? [];
     return [id, command, ...rest.split(" ")];
   } catch {
     return undefined;

@@ -187,7 +187,10 @@ export async function readNode(id: string, props: Properties): Promise<{ id: str
 }
 
 const SNAPSHOT_MS = 3000;
-const snapshots = new Map<string, { readonly taken: number; readonly nodes: Promise<ReadonlyMap<string, ObservedNode>> }>();
+const snapshots = new Map<
+  string,
+  { readonly taken: number; readonly nodes: Promise<ReadonlyMap<string, ObservedNode>> }
+>();
 
 /** A cluster's machines as a refresh sees them: its nodes are read one after the other, and one look serves them all. */
 function snapshotOf(location: NodeLocation): Promise<ReadonlyMap<string, ObservedNode>> {

@@ -145,13 +145,14 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const clusterName =
       wish.clusterName ?? (olds.clusterName as string | undefined) ?? clusterNameOf({ ...wish, cluster: wish.name });
     const mark = { owner: (olds.owner as string | undefined) ?? context.owner, ...identityOf(wish) };
+    const oldPlan = olds.clusterName === clusterName ? (olds.plan as ClusterPlan) : undefined;
     const repository = wish.repository ?? home("images");
     const site = resolveSettings(wish.site ?? { driver: "libvirt" });
     const [publicKey, , planned] = await Promise.all([
       collect("publicKey", () => publicKeyFor(wish.publicKey, olds.publicKey)),
       // An existing cluster has its disks at the site: it needs its repository no more.
       collect("image", async () => olds.image === wish.image || (await findImage(repository, wish.image))),
-      collect("site", () => plan({ ...wish, name: clusterName }, site, mark, olds.plan as ClusterPlan | undefined)),
+      collect("site", () => plan({ ...wish, name: clusterName }, site, mark, oldPlan)),
     ]);
     if (!publicKey || !planned || failures.length > 0) {
       return { inputs: news, failures };

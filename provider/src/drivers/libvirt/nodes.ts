@@ -173,14 +173,14 @@ export class Nodes {
       this.volumes.pathOf(consoleVolume(name)),
     ]);
     reverter.add(() => this.volumes.remove(consoleVolume(name)));
-    await Promise.all([
+    await bothDone(
       this.volumes.create(consoleVolume(name), 0),
       this.createDisk(ref, request, base).then((made) => {
         if (made) {
           reverter.add(() => this.volumes.remove(diskVolume(name)));
         }
       }),
-    ]);
+    );
 
     const xml = domainXml({
       name,
@@ -345,6 +345,14 @@ export class Nodes {
       });
     });
     return clusters;
+  }
+}
+
+/** Like `Promise.all`, but nothing goes on behind a failure: it would make again what the failure has undone. */
+async function bothDone(...work: readonly [Promise<unknown>, Promise<unknown>]): Promise<void> {
+  const failed = (await Promise.allSettled(work)).find(({ status }) => status === "rejected");
+  if (failed) {
+    throw (failed as PromiseRejectedResult).reason;
   }
 }
 
