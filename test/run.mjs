@@ -54,6 +54,9 @@ const folders = has("--unit") ? ["unit"] : ["unit", "conformance", "acceptance",
 process.exit(
   run([
     join(root, "node_modules", "mocha", "bin", "mocha.js"),
+    ...["--reporter", join(root, "test", "reporter.cjs")],
+    // Each file has sites of its own; two at a time keep two processors busy.
+    ...["--parallel", "--jobs", "2"],
     ...folders.map((folder) => `test/${folder}/**/*.test.ts`),
     ...options.filter((option) => !own.has(option)),
   ]),

@@ -19,7 +19,7 @@ const SCRIBBLE_OFFSET = 60_000;
 const SCRIBBLE = "scribbled";
 
 /** A real libvirt: a default site of this test's own. Its guests are a boot sector that says a line and halts. */
-export async function libvirtBackend(context: Mocha.Context): Promise<Backend> {
+export async function libvirtBackend(context: Mocha.Context, interruptEvery = 4): Promise<Backend> {
   context.timeout(120_000);
   await skipWithoutPrograms(context);
   const environment = { ...process.env };
@@ -64,7 +64,7 @@ export async function libvirtBackend(context: Mocha.Context): Promise<Backend> {
     image: { vcName: "modern", frontend: modern, compute: modern },
     otherImage: { vcName: "other", frontend: plain, compute: other },
     guestsAnswer: false,
-    slow: true,
+    interruptEvery,
     memory: 64,
 
     leftovers: async () => [

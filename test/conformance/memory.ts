@@ -28,7 +28,7 @@ export async function memoryBackend(): Promise<Backend> {
     image: imageOf("image"),
     otherImage: imageOf("other image"),
     guestsAnswer: true,
-    slow: false,
+    interruptEvery: 1,
     memory: 512,
 
     leftovers: async () => [
