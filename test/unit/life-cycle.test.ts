@@ -11,7 +11,8 @@ import { sha256 } from "../../provider/src/vc-out/digest";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import { CheckFailed, Stack, UNKNOWN } from "./stack";
 
-const KEY = `ssh-ed25519 ${Buffer.from("\0\0\0\x0bssh-ed25519\0\0\0\x20" + "k".repeat(32), "latin1").toString("base64")} tester`;
+const KEY_BYTES = Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0\x20${"k".repeat(32)}`, "latin1");
+const KEY = `ssh-ed25519 ${KEY_BYTES.toString("base64")} tester`;
 const DOMAIN = (disk: string) =>
   `<domain><devices><disk device="disk"><driver type="raw"/><source file="${disk}"/></disk></devices></domain>`;
 const VC_IN = `<vc version="0.1"><virtualization engine="kvm" type="hvm" arch="x86_64"/>
