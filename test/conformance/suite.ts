@@ -447,8 +447,8 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           await boot(frontendOf(cluster));
           const first = await nodeOf(frontendOf(cluster));
           await backend.scribble(cluster.name, "frontend");
-          expect(await boot(frontendOf(cluster), { keepDisk: true }), "started").to.equal(false);
-          expect(await boot(frontendOf(cluster), { keepDisk: false }), "started").to.equal(false);
+          expect(await boot(frontendOf(cluster), { keepDisk: true }), "booted").to.equal("kept");
+          expect(await boot(frontendOf(cluster), { keepDisk: false }), "booted").to.equal("kept");
           expect(await nodeOf(frontendOf(cluster))).to.deep.equal(first);
           expect(await backend.isScribbled(cluster.name, "frontend")).to.equal(true);
           await removeNodes(cluster);
@@ -460,7 +460,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           const first = await nodeOf(computeOf(cluster));
           await backend.turnOff(cluster.name, "compute-0");
           expect((await nodeOf(computeOf(cluster))).state).to.equal("off");
-          expect(await boot(computeOf(cluster), { keepDisk: true }), "started").to.equal(true);
+          expect(await boot(computeOf(cluster), { keepDisk: true }), "booted").to.equal("started");
           expect(await nodeOf(computeOf(cluster))).to.deep.equal(first);
           await removeNodes(cluster);
         });
@@ -468,12 +468,12 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         check("doesn't say that a machine has a file that it can't have yet", async () => {
           const cluster = shared;
           const ref = computeOf(cluster);
-          expect(await boot(ref), "started").to.equal(true);
+          expect(await boot(ref), "booted").to.equal("created");
           await backend.turnOff(cluster.name, "compute-0");
-          expect(await boot(ref, { vcOut: "<vc>new</vc>", keepDisk: true }), "started").to.equal(true);
+          expect(await boot(ref, { vcOut: "<vc>new</vc>", keepDisk: true }), "booted").to.equal("started");
           expect((await nodeOf(ref)).vcOutDigest).to.equal(sha256(vcOutOf(ref)));
           if (backend.guestsAnswer) {
-            expect(await boot(ref, { vcOut: "<vc>new</vc>", keepDisk: true }), "started").to.equal(false);
+            expect(await boot(ref, { vcOut: "<vc>new</vc>", keepDisk: true }), "booted").to.equal("kept");
             expect((await nodeOf(ref)).vcOutDigest).to.equal(sha256("<vc>new</vc>"));
           }
           await removeNodes(cluster);

@@ -63,10 +63,10 @@ export interface Driver {
    * machine is used again when `keepDisk` says that the node had been created before, else it is a leftover of an
    * interrupted create and made anew. A machine that has to be started first has its old vc-out.xml still: what the node
    * was given last is `vcOutDigest` of `read`.
-   * @returns whether it started the machine
+   * @returns what it had to do: make the machine, start the one that was there, or nothing of the two
    * @throws NoCapacity, ForeignOwner
    */
-  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<boolean>;
+  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "kept">;
 
   /**
    * Waits until the node is `running` or `ready`.
@@ -102,7 +102,7 @@ export interface Capabilities {
   readonly mergesNodes: boolean;
   /** Whether readiness can be learned from the guest, not only that the machine runs. */
   readonly readiness: boolean;
-  /** How many machines may be started, stopped or made at the same time. */
+  /** How many machines may be made or removed at the same time. */
   readonly parallelNodes: number;
 }
 

@@ -25,3 +25,11 @@ export class Reverter implements AsyncDisposable {
     }
   }
 }
+
+/** Like `Promise.all`, but fails only when all have ended, so that none goes on while what it did is undone. */
+export async function allDone<Work extends readonly Promise<unknown>[]>(
+  ...work: Work
+): Promise<{ -readonly [Index in keyof Work]: Awaited<Work[Index]> }> {
+  await Promise.allSettled(work);
+  return Promise.all(work) as Promise<{ -readonly [Index in keyof Work]: Awaited<Work[Index]> }>;
+}

@@ -121,7 +121,11 @@ export function nodesOf(plan: ClusterPlan): readonly NodePlan[] {
  * Refuses a plan that is larger than the site. What the cluster's present machines use counts as free.
  * @throws NoCapacity
  */
-export function refuseOversize(plan: ClusterPlan, site: SiteDescription, present: Iterable<Shape> = []): void {
+export function refuseOversize(
+  plan: ClusterPlan,
+  site: Pick<SiteDescription, "cpus" | "memory">,
+  present: Iterable<Shape> = [],
+): void {
   const used = [...present];
   const sum = (shapes: readonly Shape[], of: (shape: Shape) => number) =>
     shapes.reduce((total, shape) => total + of(shape), 0);

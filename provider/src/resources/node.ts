@@ -126,10 +126,13 @@ export async function ensureNode(
     privateMac: inputs.privateMac,
   };
   const vcOut = vcOutOf(record);
-  const started = await limitOf(driver)(() => driver.boot(ref, { role, plan, vcOut, keepDisk }));
+  const booted = await limitOf(driver)(() => driver.boot(ref, { role, plan, vcOut, keepDisk }));
   const goal = inputs.waitFor ?? "ready";
-  if (started) {
+  if (booted !== "kept") {
     progress(goal === "ready" ? "started; waiting until it is ready" : "started");
+  }
+  if (goal === "none" && booted === "created") {
+    return { ...inputs, stateVersion: 1, ready: true, state: "running" };
   }
   try {
     if (goal !== "none") {

@@ -7,7 +7,7 @@ import { Batcher } from "../batcher";
 import type { ClusterKeys, ClusterRecord, DiskImage, Progress } from "../driver";
 import { AddressTaken, ForeignOwner, NotFound } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
-import { Reverter } from "../reverter";
+import { allDone, Reverter } from "../reverter";
 import { listClusters } from "./site";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
@@ -25,7 +25,7 @@ export interface KeyPair {
 }
 
 /** What the engine asks at once arrives within this time. */
-export const TOGETHER_MS = 25;
+export const TOGETHER_MS = 8;
 const UPLOAD_SECONDS = 6 * 3600;
 
 /**
@@ -34,7 +34,8 @@ const UPLOAD_SECONDS = 6 * 3600;
  */
 export class Clusters {
   private readonly definitions: Batcher<string, string>;
-  private readonly keys: Batcher<string, PrivateKeys | undefined>;
+  /** Made once for a cluster, and needed for each of its nodes. */
+  private readonly keys = new Map<string, Promise<PrivateKeys | undefined>>();
 
   constructor(
     private readonly virsh: Virsh,
@@ -43,10 +44,6 @@ export class Clusters {
     this.definitions = new Batcher(async (names) => {
       const documents = await virsh.batch(names.map((name) => ["net-dumpxml", "--inactive", name]));
       return new Map(names.map((name, index) => [name, documents[index] ?? ""]));
-    }, TOGETHER_MS);
-    this.keys = new Batcher(async (names) => {
-      const contents = await Promise.all(names.map((name) => volumes.read(keysVolume(name))));
-      return new Map(names.map((name, index) => [name, parseKeys(contents[index])]));
     }, TOGETHER_MS);
   }
 
@@ -84,17 +81,22 @@ export class Clusters {
     if (!present) {
       reverter.add(() => this.removeNetwork(record.name));
     }
-    if (await this.lease(ip, record)) {
-      reverter.add(() => this.releaseAddress(ip, record));
-    }
-    const { keys, made } = await this.ensureKeys(record.name);
-    if (made) {
-      reverter.add(() => this.volumes.remove(keysVolume(record.name)));
-    }
+    const lease = async () => {
+      if (await this.lease(ip, record)) {
+        reverter.add(() => this.releaseAddress(ip, record));
+      }
+    };
+    const makeKeys = async () => {
+      const { keys, made } = await this.ensureKeys(record.name);
+      if (made) {
+        reverter.add(() => this.volumes.remove(keysVolume(record.name)));
+      }
+      return keys;
+    };
+    const [keys] = await allDone(makeKeys(), lease(), this.startNetwork(record.name));
 
     const publicKeys = { hostKey: keys.hostKey.public, rootKey: keys.rootKey.public };
     await this.virsh.runWithFile(["net-define"], clusterNetworkXml({ ...record, keys: publicKeys }));
-    await this.startNetwork(record.name);
     reverter.succeed();
     if (present) {
       await this.removeUnusedBases(without(digestsOf(present), digestsOf(record)));
@@ -131,6 +133,7 @@ export class Clusters {
     }
     // Whether or not the record is still there: a part of what it names may be.
     await this.releaseAddress((present ?? record).plan.frontend.publicIp, record);
+    this.keys.delete(record.name);
     await this.volumes.remove(keysVolume(record.name));
     if (present) {
       // The record goes last, so that an interrupted release can be taken up again.
@@ -143,8 +146,12 @@ export class Clusters {
 
   /** @throws NotFound when the cluster has no keys: it wasn't allocated here */
   async keysOf(name: string): Promise<PrivateKeys> {
-    const keys = await this.keys.get(name);
+    const read = this.keys.get(name) ?? this.volumes.read(keysVolume(name)).then(parseKeys);
+    this.keys.set(name, read);
+    const keys = await read.catch(() => undefined);
     if (!keys) {
+      this.keys.delete(name);
+      await read;
       throw new NotFound(
         `the keys of cluster ${name}`,
         `volume ${keysVolume(name)} is missing or damaged`,
@@ -198,13 +205,23 @@ export class Clusters {
 
   /** Takes the address by name, and on a network with DHCP keeps the DHCP server from giving it away. */
   private async lease(ip: string, record: ClusterRecord): Promise<boolean> {
-    const present = await this.virsh.runIfThere(["net-dumpxml", "--inactive", `${LEASE_PREFIX}${ip}`]);
+    const [present = "", publicXml = ""] = await this.virsh.batch([
+      ["net-dumpxml", "--inactive", `${LEASE_PREFIX}${ip}`],
+      ["net-dumpxml", record.plan.publicNetwork.name],
+    ]);
+    if (!publicXml.trim()) {
+      throw new NotFound(
+        `network ${record.plan.publicNetwork.name}`,
+        "is gone",
+        "Make it again, or name another in site.network",
+      );
+    }
     await this.define(leaseXml(ip, record), `public address ${ip}`);
-    const publicNetwork = parseNetwork(await this.virsh.run(["net-dumpxml", record.plan.publicNetwork.name]));
+    const publicNetwork = parseNetwork(publicXml);
     if (publicNetwork.hasDhcp && !publicNetwork.dhcpHosts.some((host) => host.ip === ip)) {
       await this.updateDhcp("add", ip, record);
     }
-    return present === undefined;
+    return !present.trim();
   }
 
   private async releaseAddress(ip: string, record: ClusterRecord): Promise<void> {
@@ -246,6 +263,7 @@ export class Clusters {
   }
 
   private async ensureKeys(name: string): Promise<{ keys: PrivateKeys; made: boolean }> {
+    this.keys.delete(name);
     const volume = keysVolume(name);
     const present = parseKeys(await this.volumes.read(volume));
     if (present) {

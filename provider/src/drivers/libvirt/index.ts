@@ -19,7 +19,7 @@ import type { LibvirtSettings } from "../settings";
 import { Clusters } from "./clusters";
 import { Guests } from "./guest";
 import { Nodes } from "./nodes";
-import { describeSite } from "./site";
+import { capacityOf, describeSite } from "./site";
 import { Virsh } from "./virsh";
 import { Volumes } from "./volumes";
 import { type HostCapabilities, parseCapabilities } from "./xml";
@@ -30,7 +30,7 @@ const CAPABILITIES: Capabilities = {
   liveResize: false,
   mergesNodes: false,
   readiness: true,
-  parallelNodes: 4,
+  parallelNodes: 8,
 };
 
 /** Settings with nothing left to a default that may differ tomorrow. */
@@ -73,7 +73,7 @@ export class LibvirtDriver implements Driver {
   async describe(): Promise<SiteDescription> {
     const { network = "" } = resolveLibvirtSettings(this.settings);
     const [site] = await Promise.all([
-      describeSite(this.virsh, this.settings, network),
+      this.siteId().then((siteId) => describeSite(this.virsh, this.settings, network, siteId)),
       this.volumes.refuseMissingPool(),
     ]);
     return site;
@@ -92,7 +92,11 @@ export class LibvirtDriver implements Driver {
   }
 
   async allocate(record: ClusterRecord): Promise<ClusterKeys> {
-    const [site, machines] = await Promise.all([this.describe(), this.nodes.read(record.name)]);
+    const [site, machines] = await Promise.all([
+      capacityOf(this.virsh, this.settings),
+      this.nodes.read(record.name),
+      this.volumes.refuseMissingPool(),
+    ]);
     refuseOversize(
       record.plan,
       site,
@@ -110,7 +114,7 @@ export class LibvirtDriver implements Driver {
     await this.clusters.release(record, options);
   }
 
-  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<boolean> {
+  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "kept"> {
     return this.nodes.boot(node, request);
   }
 

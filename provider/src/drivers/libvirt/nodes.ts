@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
+import pLimit from "p-limit";
 import { withOverlay } from "../../images/overlay";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { sha256 } from "../../vc-out/digest";
@@ -32,11 +33,14 @@ interface Machine extends ObservedNode {
 }
 
 const CONSOLE_TAIL_LINES = 20;
+/** A starting machine keeps a processor busy with its firmware; preparing its siblings goes on meanwhile. */
+const PARALLEL_STARTS = 4;
 const RESTART_GRACE_SECONDS = 60;
 const MOST_CONSOLE = 4 * 1024 * 1024;
 
 /** The machines of clusters: each one domain, its overlay volume and its console's log. */
 export class Nodes {
+  private readonly startLimit = pLimit(PARALLEL_STARTS);
   private readonly clustersRead: Batcher<string, ReadonlyMap<string, Machine>>;
 
   constructor(
@@ -54,11 +58,11 @@ export class Nodes {
     return (await this.clustersRead.get(cluster)) ?? new Map();
   }
 
-  async boot(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<boolean> {
+  async boot(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "kept"> {
     const machine = await this.find(ref);
     if (!machine) {
       await this.create(ref, request);
-      return true;
+      return "created";
     }
     if (!machine.autostart) {
       await this.virsh.run(["autostart", machine.domain.name]);
@@ -70,7 +74,7 @@ export class Nodes {
     } else if (machine.vcOutDigest !== sha256(request.vcOut)) {
       await this.reconfigure(ref, request.vcOut);
     }
-    return started;
+    return started ? "started" : "kept";
   }
 
   async waitFor(ref: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
@@ -172,15 +176,8 @@ export class Nodes {
       this.volumes.pathOf(baseVolume(image.digest)),
       this.volumes.pathOf(consoleVolume(name)),
     ]);
-    reverter.add(() => this.volumes.remove(consoleVolume(name)));
-    await bothDone(
-      this.volumes.create(consoleVolume(name), 0),
-      this.createDisk(ref, request, base).then((made) => {
-        if (made) {
-          reverter.add(() => this.volumes.remove(diskVolume(name)));
-        }
-      }),
-    );
+    const made = await this.createVolumes(ref, request, base);
+    reverter.add(() => this.volumes.remove(...made));
 
     const xml = domainXml({
       name,
@@ -195,17 +192,27 @@ export class Nodes {
     await this.virsh.runWithFile(["define"], xml);
     // Not before: a machine that somebody else has defined meanwhile isn't ours to undo.
     reverter.add(() => this.virsh.run(["undefine", name]));
-    await this.virsh.run(["autostart", name]);
     reverter.add(() => this.virsh.run(["destroy", name]));
-    await this.virsh.run(["start", name]);
+    await this.startLimit(() =>
+      this.virsh.sequence([
+        ["autostart", name],
+        ["start", name],
+      ]),
+    );
     reverter.succeed();
   }
 
-  /** @returns whether the disk was made now, not kept */
-  private async createDisk(ref: NodeRef<ClusterRecord>, request: BootRequest, baseAtSite: string): Promise<boolean> {
-    const volume = diskVolume(domainName(ref));
-    if (request.keepDisk && (await this.volumes.list()).has(volume)) {
-      return false;
+  /** @returns the volumes that were made now: all of the node's but a disk that is kept */
+  private async createVolumes(
+    ref: NodeRef<ClusterRecord>,
+    request: BootRequest,
+    baseAtSite: string,
+  ): Promise<string[]> {
+    const name = domainName(ref);
+    const console = { name: consoleVolume(name), bytes: 0 };
+    if (request.keepDisk && (await this.volumes.list()).has(diskVolume(name))) {
+      await this.volumes.store([console]);
+      return [console.name];
     }
     const image = ref.cluster.image[request.role];
     const keys = await this.clusters.keysOf(ref.cluster.name);
@@ -218,18 +225,12 @@ export class Nodes {
         { path: "/etc/vc/ssh_host_ed25519_key", content: keys.hostKey.private, mode: 0o600 },
         { path: "/etc/vc/ssh_host_ed25519_key.pub", content: `${keys.hostKey.public}\n`, mode: 0o644 },
       ];
-      await withOverlay(
-        { base, baseAtSite, size: image.size, rootOffset: image.rootOffset, files },
-        async (file, bytes) => {
-          if (!(await this.volumes.create(volume, bytes))) {
-            // A leftover of a create that didn't get to its machine: nothing ever ran on it.
-            await this.volumes.remove(volume);
-            await this.volumes.create(volume, bytes);
-          }
-          await this.volumes.upload(volume, file);
-        },
-      );
-      return true;
+      const overlay = { base, baseAtSite, size: image.size, rootOffset: image.rootOffset, files };
+      return withOverlay(overlay, async (file, bytes) => {
+        const disk = { name: diskVolume(name), bytes, file };
+        await this.volumes.store([console, disk]);
+        return [console.name, disk.name];
+      });
     });
   }
 
@@ -238,7 +239,7 @@ export class Nodes {
     if (machine.state === "paused") {
       await this.virsh.run(["resume", name]);
     } else if (machine.state !== "running") {
-      await this.virsh.run(["start", name]);
+      await this.startLimit(() => this.virsh.run(["start", name]));
     }
   }
 
@@ -345,14 +346,6 @@ export class Nodes {
       });
     });
     return clusters;
-  }
-}
-
-/** Like `Promise.all`, but nothing goes on behind a failure: it would make again what the failure has undone. */
-async function bothDone(...work: readonly [Promise<unknown>, Promise<unknown>]): Promise<void> {
-  const failed = (await Promise.allSettled(work)).find(({ status }) => status === "rejected");
-  if (failed) {
-    throw (failed as PromiseRejectedResult).reason;
   }
 }
 

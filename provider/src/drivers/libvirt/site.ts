@@ -4,30 +4,30 @@ import type { ClusterRecord, Holder, SiteDescription } from "../driver";
 import { NotFound, NotSupported } from "../errors";
 import type { LibvirtSettings } from "../settings";
 import type { Virsh } from "./virsh";
-import { LEASE_PREFIX, type ObservedNetwork, parseCapabilities, parseNetwork } from "./xml";
+import { LEASE_PREFIX, type ObservedNetwork, parseNetwork } from "./xml";
 
 const DEFAULT_PRIVATE_RANGE = "10.84.0.0/16";
 const DEFAULT_OVERCOMMIT = 8;
 
 /**
- * What a libvirt has and hands out, in three virsh runs.
+ * What a libvirt has and hands out, in a handful of virsh runs.
  * @throws NotFound for an unknown network, Unreachable
  */
-export async function describeSite(virsh: Virsh, settings: LibvirtSettings, network: string): Promise<SiteDescription> {
-  const [[capabilities = "", nodeinfo = "", stats = "", uuids = "", publicXml = ""], [leases = ""]] = await Promise.all(
-    [
-      virsh.batch([
-        ["capabilities"],
-        ["nodeinfo"],
-        ["domstats", "--list-active", "--vcpu", "--balloon"],
-        ["net-list", "--all", "--uuid"],
-        ["net-dumpxml", network],
-      ]),
-      // Fails on a network that libvirt only passes through.
-      virsh.batch([["net-dhcp-leases", network]], { tolerant: true }),
-    ],
-  );
-  const host = parseCapabilities(capabilities);
+export async function describeSite(
+  virsh: Virsh,
+  settings: LibvirtSettings,
+  network: string,
+  siteId: string,
+): Promise<SiteDescription> {
+  const [capacity, [uuids = "", publicXml = ""], [leases = ""]] = await Promise.all([
+    capacityOf(virsh, settings),
+    virsh.batch([
+      ["net-list", "--all", "--uuid"],
+      ["net-dumpxml", network],
+    ]),
+    // Fails on a network that libvirt only passes through.
+    virsh.batch([["net-dhcp-leases", network]], { tolerant: true }),
+  ]);
   const networks = await listNetworks(virsh, uuids);
   if (!publicXml.trim()) {
     const known = networks.map(({ name }) => name).filter((name) => !name.startsWith(LEASE_PREFIX));
@@ -39,19 +39,33 @@ export async function describeSite(virsh: Virsh, settings: LibvirtSettings, netw
   }
   const observed = parseNetwork(publicXml);
   const publicNetwork = describePublicNetwork(observed, settings);
-  const running = parseStats(stats);
-  const cpus = Number(/^CPU\(s\):\s+(\d+)/m.exec(nodeinfo)?.[1] ?? 0);
-  const memory = Math.floor(Number(/^Memory size:\s+(\d+) KiB/m.exec(nodeinfo)?.[1] ?? 0) / 1024);
-  const allCpus = Math.floor(cpus * (settings.cpuOvercommit ?? DEFAULT_OVERCOMMIT));
   return {
-    siteId: host.uuid,
-    cpus: { total: allCpus, free: allCpus - running.cpus, perNode: cpus },
-    memory: { total: memory, free: memory - running.memory },
+    siteId,
+    ...capacity,
     publicNetwork,
     publicAddresses: publicAddressesOf(observed, publicNetwork, settings),
     takenAddresses: takenAddresses(networks, observed, publicNetwork, leases),
     privateRange: settings.privateRange ?? DEFAULT_PRIVATE_RANGE,
     takenSubnets: takenSubnets(networks),
+  };
+}
+
+/** What the host has and what running machines leave of it, in one virsh run. */
+export async function capacityOf(
+  virsh: Virsh,
+  settings: LibvirtSettings,
+): Promise<Pick<SiteDescription, "cpus" | "memory">> {
+  const [nodeinfo = "", stats = ""] = await virsh.batch([
+    ["nodeinfo"],
+    ["domstats", "--list-active", "--vcpu", "--balloon"],
+  ]);
+  const running = parseStats(stats);
+  const cpus = Number(/^CPU\(s\):\s+(\d+)/m.exec(nodeinfo)?.[1] ?? 0);
+  const memory = Math.floor(Number(/^Memory size:\s+(\d+) KiB/m.exec(nodeinfo)?.[1] ?? 0) / 1024);
+  const allCpus = Math.floor(cpus * (settings.cpuOvercommit ?? DEFAULT_OVERCOMMIT));
+  return {
+    cpus: { total: allCpus, free: allCpus - running.cpus, perNode: cpus },
+    memory: { total: memory, free: memory - running.memory },
   };
 }
 

@@ -52,6 +52,25 @@ export class Virsh {
   }
 
   /**
+   * Several commands in one process, for changing. virsh goes on after one that failed, so this is for commands of which
+   * the later do no harm when the earlier have failed.
+   * @throws what `run` throws, for the first that failed
+   */
+  async sequence(commands: ReadonlyArray<readonly string[]>): Promise<void> {
+    const script = commands.map((command) => command.map(quote).join(" ")).join("; ");
+    await this.limit(async () => {
+      try {
+        const { stderr } = await this.spawn([script], {});
+        if (errorLines(stderr).length > 0) {
+          throw errorOf(stderr, `virsh ${script}`, this.uri);
+        }
+      } catch (error) {
+        throw translate(error, `virsh ${script}`, this.uri);
+      }
+    });
+  }
+
+  /**
    * Several commands in one process, for reading: each one's output, empty where the object isn't there.
    * @param options `tolerant`: empty for any other failure of the object's as well
    * @throws Unreachable, Denied, SiteFailure: silence is never taken for absence
@@ -126,8 +145,13 @@ function translate(error: unknown, command: string, uri: string): Error {
       "See whether libvirtd hangs there",
     );
   }
-  const said = lastWords(String(error.stderr ?? ""));
-  if (DENIED.test(said)) {
+  return errorOf(String(error.stderr ?? "") || error.shortMessage, command, uri);
+}
+
+function errorOf(stderr: string, command: string, uri: string): Error {
+  const said = lastWords(stderr);
+  // What QEMU can't open is no question of who asks.
+  if (DENIED.test(said) && !/could not open|cannot open/i.test(said)) {
     return new Denied(`libvirt at ${uri}`, said, "See whether this user may use that libvirt (group libvirt)");
   }
   if (UNREACHABLE.test(said)) {
@@ -136,9 +160,7 @@ function translate(error: unknown, command: string, uri: string): Error {
   if (NOT_FOUND.test(said)) {
     return new NotFound(command, said);
   }
-  return ALREADY_THERE.test(said)
-    ? new AlreadyThere(command, said)
-    : new SiteFailure(command, said || error.shortMessage);
+  return ALREADY_THERE.test(said) ? new AlreadyThere(command, said) : new SiteFailure(command, said);
 }
 
 /** virsh goes on after a command that failed; only stderr tells. */

@@ -167,12 +167,12 @@ export class MemoryDriver implements Driver {
     }
   }
 
-  async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<boolean> {
+  async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "kept"> {
     this.site.ask();
     const machine = this.machineOf(node);
     if (!machine) {
       await this.create(node, request);
-      return true;
+      return "created";
     }
     const running = machine.state === "running";
     await this.step("sync machine");
@@ -181,7 +181,7 @@ export class MemoryDriver implements Driver {
     if (running && machine.takesVcOut) {
       machine.vcOut = request.vcOut;
     }
-    return !running;
+    return running ? "kept" : "started";
   }
 
   async waitFor(node: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
