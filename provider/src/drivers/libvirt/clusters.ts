@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { execa } from "execa";
 import { digestOf, locateDisk } from "../../images/disk";
@@ -25,7 +25,7 @@ export interface KeyPair {
 }
 
 /** What the engine asks at once arrives within this time. */
-export const TOGETHER_MS = 8;
+export const TOGETHER_MS = 12;
 const UPLOAD_SECONDS = 6 * 3600;
 
 /**
@@ -105,18 +105,12 @@ export class Clusters {
   }
 
   /** Makes sure that the network is up and comes up with its host. */
-  async startNetwork(name: string): Promise<void> {
+  private async startNetwork(name: string): Promise<void> {
     const [info = ""] = await this.virsh.batch([["net-info", name]]);
-    if (!/^Active:\s+yes/m.test(info)) {
-      await this.virsh.run(["net-start", name]).catch((error) => {
-        if (!/already active/.test((error as Error).message)) {
-          throw error;
-        }
-      });
-    }
-    if (!/^Autostart:\s+yes/m.test(info)) {
-      await this.virsh.run(["net-autostart", name]);
-    }
+    await this.virsh.sequence([
+      ...(/^Autostart:\s+yes/m.test(info) ? [] : [["net-autostart", name]]),
+      ...(/^Active:\s+yes/m.test(info) ? [] : [["net-start", name]]),
+    ]);
   }
 
   async fixImages(record: ClusterRecord, progress: Progress): Promise<void> {
@@ -263,19 +257,20 @@ export class Clusters {
   }
 
   private async ensureKeys(name: string): Promise<{ keys: PrivateKeys; made: boolean }> {
-    this.keys.delete(name);
     const volume = keysVolume(name);
     const present = parseKeys(await this.volumes.read(volume));
-    if (present) {
-      return { keys: present, made: false };
+    const keys = present ?? (await makeKeys(name));
+    if (!present) {
+      // A volume that is there and can't be read is half-written: no node was made with it.
+      await inTemporaryFolder(async (folder) => {
+        const file = join(folder, "keys");
+        const content = JSON.stringify(keys);
+        await writeFile(file, content, { mode: 0o600 });
+        await this.volumes.store([{ name: volume, bytes: Buffer.byteLength(content), file }]);
+      });
     }
-    // What is there and can't be read is half-written: no node was made with it.
-    await this.volumes.remove(volume);
-    const keys = { hostKey: await makeKeyPair("host"), rootKey: await makeKeyPair(`root@${name}`) };
-    const content = JSON.stringify(keys);
-    await this.volumes.create(volume, Buffer.byteLength(content));
-    await this.volumes.write(volume, content);
-    return { keys, made: true };
+    this.keys.set(name, Promise.resolve(keys));
+    return { keys, made: present === undefined };
   }
 
   /**
@@ -339,6 +334,11 @@ function completeVolume(digest: string): string {
 
 function keysVolume(cluster: string): string {
   return `${cluster}-keys`;
+}
+
+async function makeKeys(cluster: string): Promise<PrivateKeys> {
+  const [hostKey, rootKey] = await Promise.all([makeKeyPair("host"), makeKeyPair(`root@${cluster}`)]);
+  return { hostKey, rootKey };
 }
 
 async function makeKeyPair(comment: string): Promise<KeyPair> {

@@ -57,6 +57,9 @@ export class Virsh {
    * @throws what `run` throws, for the first that failed
    */
   async sequence(commands: ReadonlyArray<readonly string[]>): Promise<void> {
+    if (commands.length === 0) {
+      return;
+    }
     const script = commands.map((command) => command.map(quote).join(" ")).join("; ");
     await this.limit(async () => {
       try {

@@ -88,10 +88,6 @@ export class Volumes {
     return done !== undefined;
   }
 
-  async write(name: string, content: string): Promise<void> {
-    await this.virsh.runWithFile(["vol-upload", "--pool", this.pool, name], content);
-  }
-
   /** A volume's content, undefined when there is none of that name. */
   async read(name: string): Promise<string | undefined> {
     return inTemporaryFolder(async (folder) => {
