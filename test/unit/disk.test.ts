@@ -54,6 +54,12 @@ describe("a disk", () => {
       }),
     );
 
+  it("that is a folder is refused", async () => {
+    const refusal = await examineDisk(folder).catch((error: unknown) => error);
+    expect(refusal).to.be.instanceOf(InvalidImage);
+    expect((refusal as Error).message).to.match(/is not a file/);
+  });
+
   describe("that follows the standard", () => {
     it("is taken with its size and the place of its root", async () => {
       expect(await examineDisk(good)).to.deep.equal({ size: 16 * MIB, rootOffset: MIB, devices: "virtio" });

@@ -3,7 +3,14 @@ import * as fc from "fast-check";
 import type { SiteDescription } from "../../provider/src/drivers/driver";
 import { AddressTaken, NoCapacity, VirtualClusterError } from "../../provider/src/drivers/errors";
 import { contains, overlap, subnet } from "../../provider/src/plan/addresses";
-import { type ClusterPlan, type ClusterWish, nodesOf, planCluster, refuseOversize } from "../../provider/src/plan/plan";
+import {
+  type ClusterPlan,
+  type ClusterWish,
+  nodesOf,
+  planCluster,
+  refuseOversize,
+  sumOf,
+} from "../../provider/src/plan/plan";
 import { proposals } from "../../provider/src/plan/proposals";
 
 const SITE: SiteDescription = {
@@ -271,7 +278,7 @@ describe("refuseOversize", () => {
 describe("proposals", () => {
   const propose = (name: string, siteId = "site"): ClusterPlan => {
     const plan = planCluster({ ...WISH, name }, proposals.withOthers({ ...SITE, siteId }, name));
-    proposals.propose(siteId, name, plan);
+    proposals.propose(siteId, name, plan, sumOf(nodesOf(plan)));
     return plan;
   };
   const addressesOf = ({ frontend, privateNetwork }: ClusterPlan) => [frontend.publicIp, privateNetwork.cidr];
@@ -289,6 +296,13 @@ describe("proposals", () => {
     expect(site.takenAddresses.get(address as string)?.cluster).to.equal("one");
     expect(site.takenSubnets.get(cidr as string)?.cluster).to.equal("one");
     expect(SITE.takenAddresses.has(address as string)).to.equal(false);
+  });
+
+  it("leave the others what they don't use themselves", () => {
+    const used = sumOf(nodesOf(propose("one")));
+    const site = proposals.withOthers(SITE, "two");
+    expect(site.cpus.free).to.equal(SITE.cpus.free - used.cpus);
+    expect(site.memory.free).to.equal(SITE.memory.free - used.memory);
   });
 
   it("don't stand in a cluster's own way", () => {

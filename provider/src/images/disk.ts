@@ -31,7 +31,11 @@ const MBR_GPT_PROTECTIVE = 0xee;
  */
 export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest">> {
   const invalid = (detail: string, hint = "") => new InvalidImage(`disk ${file}`, detail, hint);
-  const { size } = await stat(file);
+  const found = await stat(file);
+  if (!found.isFile()) {
+    throw invalid("is not a file", "Name the disk's file in the vc-in.xml");
+  }
+  const { size } = found;
   const handle = await open(file, "r");
   try {
     const head = Buffer.alloc(64 * SECTOR);

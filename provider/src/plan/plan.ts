@@ -117,6 +117,15 @@ export function nodesOf(plan: ClusterPlan): readonly NodePlan[] {
   return [plan.frontend, ...plan.computes];
 }
 
+export function sumOf(shapes: Iterable<Shape>): Shape {
+  const sum = { cpus: 0, memory: 0 };
+  for (const { cpus, memory } of shapes) {
+    sum.cpus += cpus;
+    sum.memory += memory;
+  }
+  return sum;
+}
+
 /**
  * Refuses a plan that is larger than the site. What the cluster's present machines use counts as free.
  * @throws NoCapacity
@@ -126,9 +135,6 @@ export function refuseOversize(
   site: Pick<SiteDescription, "cpus" | "memory">,
   present: Iterable<Shape> = [],
 ): void {
-  const used = [...present];
-  const sum = (shapes: readonly Shape[], of: (shape: Shape) => number) =>
-    shapes.reduce((total, shape) => total + of(shape), 0);
   const largest = nodesOf(plan).reduce((one, other) => (other.cpus > one.cpus ? other : one));
   if (largest.cpus > site.cpus.perNode) {
     throw new NoCapacity(
@@ -137,12 +143,8 @@ export function refuseOversize(
       "Lower cpusPerNode or frontend.cpus",
     ).about(largest === plan.frontend ? "frontend" : "cpusPerNode");
   }
-  const nodes = nodesOf(plan);
-  const asked = { cpus: sum(nodes, (node) => node.cpus), memory: sum(nodes, (node) => node.memory) };
-  const free = {
-    cpus: site.cpus.free + sum(used, (shape) => shape.cpus),
-    memory: site.memory.free + sum(used, (shape) => shape.memory),
-  };
+  const [asked, used] = [sumOf(nodesOf(plan)), sumOf(present)];
+  const free = { cpus: site.cpus.free + used.cpus, memory: site.memory.free + used.memory };
   if (asked.cpus > free.cpus) {
     throw new NoCapacity(
       `the cluster asks for ${asked.cpus} cpus`,

@@ -12,7 +12,7 @@ import { home } from "../home";
 import { digestOf, examineDisk } from "../images/disk";
 import { findImage, type LocalImage } from "../images/repository";
 import { CLUSTER_NAME, clusterNameOf } from "../plan/names";
-import { type ClusterPlan, type ClusterWish, planCluster, refuseOversize } from "../plan/plan";
+import { type ClusterPlan, type ClusterWish, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
 import { proposals } from "../plan/proposals";
 import { type Context, clusterIdOf, failureOf, openSite, progressOf } from "./context";
 import {
@@ -296,12 +296,11 @@ async function plan(
     known,
     dealt && { privateCidr: dealt.privateNetwork.cidr, publicIp: dealt.frontend.publicIp },
   );
-  refuseOversize(
-    planned,
-    known,
-    [...machines.values()].filter(({ state }) => state === "running"),
-  );
-  proposals.propose(description.siteId, wish.name, planned);
+  const running = [...machines.values()].filter(({ state }) => state === "running");
+  refuseOversize(planned, known, running);
+  const [asked, used] = [sumOf(nodesOf(planned)), sumOf(running)];
+  const growth = { cpus: asked.cpus - used.cpus, memory: asked.memory - used.memory };
+  proposals.propose(description.siteId, wish.name, planned, growth);
   return { siteId: description.siteId, plan: planned };
 }
 
