@@ -265,7 +265,7 @@ function parseOptions(args: readonly string[]) {
       },
     }).values;
   } catch (error) {
-    throw new SetupError(`${(error as Error).message} \`npm run quickstart -- --help\` lists the options.`);
+    throw new SetupError(`${(error as Error).message}; \`npm run quickstart -- --help\` lists the options.`);
   }
 }
 

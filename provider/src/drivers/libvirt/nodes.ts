@@ -67,8 +67,11 @@ export class Nodes {
     if (!machine.autostart) {
       await this.virsh.run(["autostart", machine.domain.name]);
     }
-    const resized = await this.resize(ref, request.plan, { graceSeconds: RESTART_GRACE_SECONDS });
-    const started = resized === "restarted" || machine.state !== "running";
+    const fits = machine.cpus === request.plan.cpus && machine.memory === request.plan.memory;
+    if (!fits) {
+      await this.resize(ref, request.plan, { graceSeconds: RESTART_GRACE_SECONDS });
+    }
+    const started = !fits || machine.state !== "running";
     if (started) {
       await this.start(await this.existing(ref));
     } else if (machine.vcOutDigest !== sha256(request.vcOut)) {
