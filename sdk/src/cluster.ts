@@ -43,10 +43,10 @@ export class Cluster extends pulumi.ComponentResource {
   /** A known_hosts line for the frontend. */
   readonly knownHosts: pulumi.Output<string>;
 
-  constructor(name: string, { waitFor, timeout, ...settings }: ClusterArgs, opts?: pulumi.ComponentResourceOptions) {
+  constructor(name: string, { waitFor, timeouts, ...settings }: ClusterArgs, opts?: pulumi.ComponentResourceOptions) {
     super("virtual-cluster:index:Cluster", name, {}, opts);
     const parent = { parent: this };
-    const wait = { ...(waitFor !== undefined && { waitFor }), ...(timeout !== undefined && { timeout }) };
+    const wait = { ...(waitFor !== undefined && { waitFor }), ...(timeouts !== undefined && { timeouts }) };
 
     const cluster = new VirtualCluster(name, settings, parent);
     const frontend = new FrontendNode(`${name}-frontend`, { cluster, ...wait }, parent);

@@ -1,5 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
-import { NODE_OUTPUTS } from "./outputs";
+import { NODE_OUTPUTS, powerOf } from "./outputs";
 import { shims } from "./shim";
 import type { WaitArgs } from "./types";
 import type { VirtualCluster } from "./virtual-cluster";
@@ -19,15 +19,16 @@ export class ComputeNode extends pulumi.dynamic.Resource {
   declare readonly ready: pulumi.Output<boolean>;
 
   constructor(name: string, { cluster, index, ...wait }: ComputeNodeArgs, opts?: pulumi.CustomResourceOptions) {
-    const slice = pulumi.all([cluster.plan, cluster.site, cluster.siteId]).apply(([{ computes }, site, siteId]) => {
+    const { plan, site, siteId, image, power } = cluster;
+    const slice = pulumi.all([plan, site, siteId, image, power]).apply(([{ computes }, site, siteId, image, power]) => {
       const compute = computes[index];
       if (!compute) {
         throw new RangeError(
           `compute ${index} isn't in the plan of its cluster, which has ${computes.length} computes`,
         );
       }
-      const { cpus, memory, privateIp, privateMac } = compute;
-      return { site, siteId, cpus, memory, privateIp, privateMac };
+      const { name: _, ...own } = compute;
+      return { site, siteId, image, ...own, ...powerOf(power) };
     });
     const inputs = { clusterId: cluster.id, node: `compute-${index}`, slice, ...wait };
     super(shims.computeNode, name, { ...NODE_OUTPUTS, ...inputs }, opts, "virtual-cluster", "ComputeNode");

@@ -1,5 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
-import { NODE_OUTPUTS } from "./outputs";
+import { NODE_OUTPUTS, powerOf } from "./outputs";
 import { shims } from "./shim";
 import type { WaitArgs } from "./types";
 import type { VirtualCluster } from "./virtual-cluster";
@@ -18,12 +18,18 @@ export class FrontendNode extends pulumi.dynamic.Resource {
   declare readonly ready: pulumi.Output<boolean>;
 
   constructor(name: string, { cluster, ...wait }: FrontendNodeArgs, opts?: pulumi.CustomResourceOptions) {
-    const slice = pulumi
-      .all([cluster.plan, cluster.site, cluster.siteId, cluster.publicKey])
-      .apply(([{ frontend, computes }, site, siteId, publicKey]) => {
-        const { cpus, memory, privateIp, privateMac, publicIp, publicMac } = frontend;
-        return { site, siteId, cpus, memory, privateIp, privateMac, publicIp, publicMac, computes, publicKey };
-      });
+    const { plan, site, siteId, publicKey, power } = cluster;
+    const slice = pulumi.all([plan, site, siteId, publicKey, power]).apply(([plan, site, siteId, publicKey, power]) => {
+      const { name: _, fqdn: __, ...own } = plan.frontend;
+      // Only what a frontend has to know of its computes: what else changes there is no change here.
+      const computes = plan.computes.map(({ name, cpus, privateIp, privateMac }) => ({
+        name,
+        cpus,
+        privateIp,
+        privateMac,
+      }));
+      return { site, siteId, ...own, computes, publicKey, ...powerOf(power) };
+    });
     const inputs = { clusterId: cluster.id, node: "frontend", slice, ...wait };
     super(
       shims.frontendNode,

@@ -5,3 +5,8 @@ export const NODE_OUTPUTS = {
   privateIp: undefined,
   ready: undefined,
 } as const;
+
+/** A node says only that it is off: what is on by default takes no room in the state. */
+export function powerOf(power: "on" | "off"): { power?: "off" } {
+  return power === "off" ? { power } : {};
+}

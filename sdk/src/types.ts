@@ -6,6 +6,18 @@ export interface NodeShape {
   cpus?: Input<number>;
   /** MiB. Default 512. */
   memory?: Input<number>;
+  /** MiB. Default: as large as the image's. A disk can grow, with its file system, and never shrinks. */
+  diskSize?: Input<number>;
+}
+
+/** How long the operations on a node may take, seconds. */
+export interface Timeouts {
+  /** Until a new node is ready. Default 300. */
+  create?: Input<number>;
+  /** Until a changed node is ready again. Default 300. */
+  update?: Input<number>;
+  /** For a guest to shut down by itself before it is removed. Default 0: its power is taken at once. */
+  delete?: Input<number>;
 }
 
 /** How long `up` waits for a node. */
@@ -15,8 +27,7 @@ export interface WaitArgs {
    * `running`: the machine runs. `none`: it was started.
    */
   waitFor?: Input<"none" | "running" | "ready">;
-  /** Seconds that each node may take. Default 300. */
-  timeout?: Input<number>;
+  timeouts?: Input<Timeouts>;
 }
 
 /** A site that libvirt runs. All are optional: with nothing said it is the default site on this machine. */
@@ -60,6 +71,8 @@ export interface ClusterSettings {
   repository?: Input<string>;
   /** MiB of each compute. Default 512. */
   memoryPerNode?: Input<number>;
+  /** MiB of each compute's disk. Default: as large as the image's. A disk can grow, with its file system, and never shrinks. */
+  diskSize?: Input<number>;
   /** The frontend's shape. */
   frontend?: Input<NodeShape>;
   /**
@@ -76,6 +89,14 @@ export interface ClusterSettings {
   clusterName?: Input<string>;
   /** Where it runs. Default: configuration `virtual-cluster:site` (JSON), else the default site on this machine. */
   site?: Input<SiteArgs>;
+  /** `off` shuts the machines down, computes first, and keeps their disks; `on` starts them again. Default `on`. */
+  power?: Input<"on" | "off">;
+  /** How many computes must get ready for the cluster to count as up. Default: all. The next `up` tries the others again. */
+  minReady?: Input<number>;
+  /** `computes` allows another `image`: the computes are made anew from it, the frontend stays as it is. Default: refused. */
+  allowReplace?: Input<"computes">;
+  /** Takes over a cluster of this stack's that runs at the site although the state doesn't know it. Default false. */
+  adopt?: Input<boolean>;
   /** Whether the base image stays at the site when its last cluster is destroyed. Default false. */
   keepBaseImage?: Input<boolean>;
 }

@@ -20,6 +20,8 @@ export class VirtualCluster extends pulumi.dynamic.Resource {
   declare readonly plan: pulumi.Output<ClusterPlan>;
   declare readonly clusterName: pulumi.Output<string>;
   declare readonly publicKey: pulumi.Output<string>;
+  declare readonly image: pulumi.Output<string>;
+  declare readonly power: pulumi.Output<"on" | "off">;
   declare readonly site: pulumi.Output<SiteArgs>;
   declare readonly siteId: pulumi.Output<string>;
   /** The command that logs in to the frontend. */
@@ -43,7 +45,7 @@ export class VirtualCluster extends pulumi.dynamic.Resource {
       stack: pulumi.getStack(),
       name,
     };
-    const settable = { clusterName: undefined, publicKey: undefined, site: undefined };
+    const settable = { clusterName: undefined, publicKey: undefined, site: undefined, power: undefined };
     super(
       shims.virtualCluster,
       name,

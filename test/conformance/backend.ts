@@ -1,4 +1,4 @@
-import type { Driver, ImageRecord } from "../../provider/src/drivers/driver";
+import type { ClusterRef, Driver, ImageRecord } from "../../provider/src/drivers/driver";
 import type { SiteSettings } from "../../provider/src/drivers/settings";
 
 /** A site under test: its driver, and what only the site's own tools can do, behind the driver's back. */
@@ -35,6 +35,21 @@ export interface Backend {
   forgetMachine(cluster: string, node: string): Promise<void>;
   /** Takes a cluster's network away, and with it the record. */
   forgetNetwork(cluster: string): Promise<void>;
+  /** Stops a cluster's network; it doesn't start with its host any more either. */
+  stopNetwork(cluster: string): Promise<void>;
+  /** Whether a running node is plugged into its cluster's network. */
+  isPluggedIn(cluster: string, node: string): Promise<boolean>;
+  /** Keeps a machine from starting with its host. */
+  takeAutostart(cluster: string, node: string): Promise<void>;
+  /** Gives a machine that is off another shape. */
+  reshape(cluster: string, node: string, memory: number): Promise<void>;
+  /** Takes the disk of a machine that is off away. */
+  deleteDisk(cluster: string, node: string): Promise<void>;
+  /** Takes the lock of a cluster as a process does that is killed then. */
+  dieWithLock(cluster: ClusterRef): Promise<void>;
+  /** What lies in `/root/vc-out.xml` on the disk of a machine that is off. */
+  vcOutOnDisk(cluster: string, node: string): Promise<string>;
+
   /** Changes something on a node's disk. */
   scribble(cluster: string, node: string): Promise<void>;
   isScribbled(cluster: string, node: string): Promise<boolean>;

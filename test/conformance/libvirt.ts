@@ -1,11 +1,12 @@
 import { createHash } from "node:crypto";
 import { access, chmod, mkdir, mkdtemp, open, readdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { execa } from "execa";
 import { sitePaths } from "../../provider/src/default-site/paths";
 import type * as defaultSite from "../../provider/src/default-site/site";
 import type { DiskImage } from "../../provider/src/drivers/driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "../../provider/src/drivers/libvirt";
+import { FIRST_PARTITION_OFFSET } from "../../provider/src/images/boot-loader";
 import { digestOf, examineDisk } from "../../provider/src/images/disk";
 import type { Backend } from "./backend";
 import { type FakeGuest, makeFakeDisk } from "./fake-guest";
@@ -99,6 +100,55 @@ export async function libvirtBackend(context: Mocha.Context, interruptEvery = 4)
     forgetNetwork: async (cluster) => {
       await virsh("net-destroy", cluster);
       await virsh("net-undefine", cluster);
+    },
+    stopNetwork: async (cluster) => {
+      await virsh("net-destroy", cluster);
+      await virsh("net-autostart", cluster, "--disable");
+    },
+    isPluggedIn: async (cluster, node) => {
+      const [ports, xml] = await Promise.all([virsh("net-port-list", cluster), virsh("dumpxml", `${cluster}-${node}`)]);
+      return ports.includes(/portid='([^']+)'/.exec(xml)?.[1] ?? "none");
+    },
+    takeAutostart: async (cluster, node) => {
+      await virsh("autostart", `${cluster}-${node}`, "--disable");
+    },
+    reshape: async (cluster, node, memory) => {
+      await virsh("setmaxmem", `${cluster}-${node}`, `${memory}MiB`, "--config");
+      await virsh("setmem", `${cluster}-${node}`, `${memory}MiB`, "--config");
+    },
+    deleteDisk: async (cluster, node) => {
+      await virsh("vol-delete", "--pool", "virtual-cluster", `${cluster}-${node}.qcow2`);
+    },
+    dieWithLock: async (cluster) => {
+      const dist = require.resolve("../../provider/dist/drivers/libvirt");
+      const script = `
+        const { LibvirtDriver } = require(${JSON.stringify(dist)});
+        new LibvirtDriver(${JSON.stringify(settings)})
+          .lock(${JSON.stringify(cluster)}, { seconds: 1, progress() {} })
+          .then(() => process.kill(process.pid, "SIGKILL"));`;
+      const { signal } = await execa(process.execPath, ["-e", script], { reject: false });
+      if (signal !== "SIGKILL") {
+        throw new Error("the process that should have died with the lock didn't");
+      }
+    },
+    vcOutOnDisk: async (cluster, node) => {
+      const raw = join(home, "disk.raw");
+      const file = overlay(cluster, node);
+      const info = await execa("qemu-img", ["info", "-f", "qcow2", "--output", "json", file]);
+      const base = basename(JSON.parse(info.stdout)["backing-filename"]);
+      const disk = {
+        driver: "qcow2",
+        file: { driver: "file", filename: file },
+        backing: { driver: "raw", file: { driver: "file", filename: join(pool, base) } },
+      };
+      await execa("qemu-img", ["convert", "-O", "raw", `json:${JSON.stringify(disk)}`, raw]);
+      const { stdout } = await execa("debugfs", [
+        "-R",
+        "cat /root/vc-out.xml",
+        `${raw}?offset=${FIRST_PARTITION_OFFSET}`,
+      ]);
+      await rm(raw);
+      return stdout;
     },
     scribble: async (cluster, node) => {
       const file = await open(overlay(cluster, node), "r+");

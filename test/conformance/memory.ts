@@ -59,12 +59,28 @@ export async function memoryBackend(): Promise<Backend> {
     forgetNetwork: async (cluster) => {
       site.networks.delete(cluster);
     },
+    stopNetwork: async (cluster) => {
+      site.stoppedNetworks.add(cluster);
+    },
+    isPluggedIn: async (cluster) => !site.stoppedNetworks.has(cluster),
+    takeAutostart: async (cluster, node) => {
+      machineOf(cluster, node).autostart = false;
+    },
+    reshape: async (cluster, node, memory) => {
+      Object.assign(machineOf(cluster, node).shape, { memory });
+    },
+    deleteDisk: async (cluster, node) => {
+      site.disks.delete(`${cluster}/${node}`);
+    },
+    // The system takes a dead process's lock back.
+    dieWithLock: async () => undefined,
+    vcOutOnDisk: async (cluster, node) => machineOf(cluster, node).vcOut,
     scribble: async (cluster, node) => {
       site.disks.set(`${cluster}/${node}`, "scribbled");
     },
     isScribbled: async (cluster, node) => site.disks.get(`${cluster}/${node}`) === "scribbled",
     makeUnhealthy: async (cluster, node) => {
-      Object.assign(machineOf(cluster, node), { healthy: false, console: "no root file system" });
+      Object.assign(machineOf(cluster, node), { healthy: false, takesVcOut: false, console: "no root file system" });
     },
     makeStrangerNetwork: async (name) => {
       site.networks.set(name, "unmarked");
@@ -83,6 +99,10 @@ export async function memoryBackend(): Promise<Backend> {
         autostart: false,
         vcOut: "",
         takesVcOut: false,
+        vcOutWaits: false,
+        boots: 0,
+        live: { cpus: { min: 1, max: 1 }, memory: { min: 64, max: 64 } },
+        base: "",
         healthy: true,
         console: "",
         machineId: "stranger",

@@ -67,6 +67,7 @@ const domainOf = (change: Partial<DomainPlan> = {}): string =>
     console: "/pool/console",
     publicNetwork: "public",
     kvm: false,
+    mostCpus: 2,
     ...change,
   });
 
@@ -108,8 +109,18 @@ describe("libvirt XML", () => {
       name: "dock-frontend",
       cpus: 2,
       memory: 96,
-      macs: ["02:76:0a:54:07:01", "02:76:c6:33:64:14"],
+      nics: [
+        { mac: "02:76:0a:54:07:01", network: "dock", model: "virtio", port: "" },
+        { mac: "02:76:c6:33:64:14", network: "public", model: "virtio", port: "" },
+      ],
+      disk: "vda",
+      base: "base.raw",
     });
+  });
+
+  it("leaves a machine room for more cpus than it has, and never for fewer", () => {
+    expect(parseDomain(domainOf({ mostCpus: 8 }))).to.deep.include({ cpus: 2, mostCpus: 8 });
+    expect(parseDomain(domainOf({ mostCpus: 1 }))).to.deep.include({ cpus: 2, mostCpus: 2 });
   });
 
   it("names the format of every file, so that nothing is probed", () => {
@@ -165,15 +176,16 @@ describe("libvirt XML", () => {
       const domain = parseDomain(await recorded("domain.xml"));
       expect(domain).to.deep.include({ name: "dock-frontend", cpus: 2, memory: 96 });
       expect(domain.uuid).to.match(/^[0-9a-f-]{36}$/);
-      expect(domain.macs).to.deep.equal(["02:76:0a:54:9a:01", "02:76:c6:33:64:dd"]);
+      expect(domain.nics.map(({ mac }) => mac)).to.deep.equal(["02:76:0a:54:9a:01", "02:76:c6:33:64:dd"]);
       expect(domain.mark).to.deep.include({ cluster: "dock", node: "frontend", mark: MARK });
     });
 
     it("shows the cpus that a machine has now, and its memory in whatever unit", async () => {
       const xml = (await recorded("domain.xml"))
         .replace("<vcpu placement='static'>2<", "<vcpu placement='static' current='1'>2<")
-        .replace("<memory unit='KiB'>98304<", "<memory unit='GiB'>2<");
-      expect(parseDomain(xml)).to.deep.include({ cpus: 1, memory: 2048 });
+        .replace("<memory unit='KiB'>98304<", "<memory unit='GiB'>2<")
+        .replace("<currentMemory unit='KiB'>98304<", "<currentMemory unit='MiB'>1536<");
+      expect(parseDomain(xml)).to.deep.include({ cpus: 1, mostCpus: 2, memory: 1536, mostMemory: 2048 });
     });
 
     it("shows a cluster's network and a lease", async () => {
@@ -192,10 +204,11 @@ describe("libvirt XML", () => {
       expect(parseNetwork(await recorded("public-network.xml"))).to.deep.include({ addresses: own, hasDhcp: false });
       expect(parseNetwork(await recorded("dhcp-network.xml"))).to.deep.equal({
         name: "campus",
+        uuid: "55c90c56-6b10-48c3-9255-6d351a7daf63",
         addresses: [{ address: "192.0.2.1", netmask: "255.255.255.0" }],
         hasDhcp: true,
         dhcpRanges: [{ start: "192.0.2.100", end: "192.0.2.199" }],
-        dhcpHosts: [{ ip: "192.0.2.9", name: "dock" }],
+        dhcpHosts: [{ ip: "192.0.2.9", name: "dock", mac: "02:76:c0:00:02:09" }],
       });
     });
 

@@ -1,13 +1,14 @@
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import type { Mark } from "../../provider/src/drivers/driver";
 import { ForeignOwner, Unreachable, WrongSite } from "../../provider/src/drivers/errors";
+import { MemoryDriver } from "../../provider/src/drivers/memory";
 import { type MemoryMachine, type MemorySite, memorySite } from "../../provider/src/drivers/memory/site";
 import { overlap, subnet } from "../../provider/src/plan/addresses";
 import { PartialFailure, type Properties } from "../../provider/src/resources/host";
-import { sha256 } from "../../provider/src/vc-out/digest";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import { CheckFailed, Stack, UNKNOWN } from "./stack";
 
@@ -107,6 +108,18 @@ describe("the life of a cluster", () => {
 
   function letThrough(): void {
     site.beforeStep = () => undefined;
+  }
+
+  /** What the provider prints meanwhile. */
+  async function sayings(work: () => Promise<unknown>): Promise<string> {
+    const lines: string[] = [];
+    console.log = (line: string) => void lines.push(line);
+    try {
+      await work();
+    } finally {
+      console.log = () => undefined;
+    }
+    return lines.join("\n");
   }
 
   async function failure<T extends Error>(work: Promise<unknown>): Promise<T> {
@@ -436,18 +449,26 @@ describe("the life of a cluster", () => {
       expect(stack.outputs("frontend").ready).to.equal(true);
     });
 
-    it("isn't done before the frontend has its new vc-out.xml", async () => {
+    it("leaves a frontend without a channel its new vc-out.xml for its next boot, and says so", async () => {
       await stack.up(args);
       machine("frontend").takesVcOut = false;
-      const old = sha256(machine("frontend").vcOut);
-      const error = await failure<PartialFailure>(stack.up({ ...args, numCpus: 3 }));
-      expect(error).to.be.instanceOf(PartialFailure);
-      expect(stack.outputs("frontend").ready).to.equal(false);
-      expect(sha256(machine("frontend").vcOut)).to.equal(old);
+      const old = machine("frontend").vcOut;
+      const said = await sayings(() => stack.up({ ...args, numCpus: 3 }));
+      expect(said).to.match(/frontend: its new vc-out.xml waits for its next start/);
+      expect(stack.outputs("frontend")).to.deep.include({ ready: true, vcOut: "nextBoot" });
+      expect(machine("frontend").vcOut).to.equal(old);
+      expect(await stack.up({ ...args, numCpus: 3 })).to.deep.equal([]);
 
-      machine("frontend").takesVcOut = true;
-      expect(await stack.up({ ...args, numCpus: 3 })).to.deep.equal(["update frontend", "create compute-2"]);
+      await stack.up({ ...args, numCpus: 3, power: "off" });
+      await stack.up({ ...args, numCpus: 3 });
       expect(machine("frontend").vcOut).to.include('name="compute-2"');
+      expect(stack.outputs("frontend")).to.not.have.property("vcOut");
+    });
+
+    it("says by which way a running frontend gets its new vc-out.xml", async () => {
+      await stack.up(args);
+      const said = await sayings(() => stack.up({ ...args, numCpus: 3 }));
+      expect(said).to.match(/frontend: its new vc-out.xml goes through the guest agent, while it runs/);
     });
 
     it("waits for nothing when it is told so", async () => {
@@ -501,6 +522,297 @@ describe("the life of a cluster", () => {
       letThrough();
       await stack.destroy();
       expectEmptySite();
+    });
+  });
+
+  // ── A cluster that lives ─────────────────────────────────────────────────────────────────────────────────────────
+
+  describe("another shape", () => {
+    it("is said in the preview to change while the machine runs where it can, else to need a restart", async () => {
+      await stack.up({ ...args, memoryPerNode: 512, frontend: { cpus: 1, memory: 512 } });
+      const live = await sayings(() => stack.up({ ...args, memoryPerNode: 256, frontend: { cpus: 2, memory: 512 } }));
+      expect(live).to.match(/frontend: cpus 1 → 2: changes while the machine runs/);
+      expect(live).to.match(/compute-0: memory 512 → 256: changes while the machine runs/);
+      expect([...site.machines.values()].map(({ boots }) => boots)).to.deep.equal([1, 1, 1]);
+
+      const restart = await sayings(() =>
+        stack.up({ ...args, memoryPerNode: 1024, frontend: { cpus: 2, memory: 512 } }),
+      );
+      expect(restart).to.match(/compute-0: memory 256 → 1024: needs a restart/);
+      expect(machine("compute-0")).to.deep.include({ boots: 2, shape: { cpus: 1, memory: 1024 } });
+      expect(machine("frontend").boots).to.equal(1);
+    });
+
+    it("of computes alone doesn't touch the frontend", async () => {
+      await stack.up(args);
+      expect(await stack.up({ ...args, memoryPerNode: 256 })).to.deep.equal([
+        "update cluster",
+        "update compute-0",
+        "update compute-1",
+      ]);
+    });
+
+    it("grows disks in place, keeps a grown one that is asked for no more, and is refused where one would shrink", async () => {
+      await stack.up({ ...args, diskSize: 32 });
+      const disks = [...site.disks];
+      await stack.up({ ...args, diskSize: 64, frontend: { diskSize: 128 } });
+      expect(Object.fromEntries(site.diskSizes)).to.deep.equal({
+        "docking-dev-dock/frontend": 128,
+        "docking-dev-dock/compute-0": 64,
+        "docking-dev-dock/compute-1": 64,
+      });
+      expect([...site.disks]).to.deep.equal(disks);
+      await stack.up({ ...args, numCpus: 3 });
+      expect(site.diskSizes.get("docking-dev-dock/compute-2")).to.equal(64);
+
+      const error = await failure<CheckFailed>(stack.up({ ...args, diskSize: 32, frontend: { diskSize: 64 } }));
+      expect(error.failures.map(({ property }) => property)).to.have.members(["diskSize", "frontend.diskSize"]);
+      expect(error.message)
+        .to.match(/from 64 to 32/)
+        .and.match(/from 128 to 64/)
+        .and.match(/never shrinks/);
+    });
+
+    it("is refused as a disk that its image doesn't fit on", async () => {
+      const error = await failure<CheckFailed>(stack.preview({ ...args, diskSize: 8 }));
+      expect(error.failures.map(({ property }) => property)).to.deep.equal(["diskSize"]);
+      expect(error.message).to.include("16 MiB");
+    });
+  });
+
+  describe("power", () => {
+    it("off shuts everything down, computes first, and on brings the same machines and disks back", async () => {
+      await stack.up(args);
+      const disks = [...site.disks];
+      const ids = [...site.machines.values()].map(({ machineId }) => machineId);
+      const order: string[] = [];
+      site.beforeStep = (step) => void (step === "shut down" && order.push([...running()].join()));
+      expect(await stack.up({ ...args, power: "off" })).to.deep.equal([
+        "update cluster",
+        "update frontend",
+        "update compute-0",
+        "update compute-1",
+      ]);
+      expect(order.at(-1)).to.equal("docking-dev-dock/frontend");
+      letThrough();
+      expect([...site.machines.values()].map(({ state }) => state)).to.deep.equal(["off", "off", "off"]);
+      expect(stack.outputs("compute-0")).to.deep.include({ state: "off", ready: true, power: "off" });
+      await stack.refresh();
+      expect(await stack.up({ ...args, power: "off" }), "off is how it should be").to.deep.equal([]);
+
+      await stack.up(args);
+      expect(running()).to.have.length(3);
+      expect([...site.disks]).to.deep.equal(disks);
+      expect([...site.machines.values()].map(({ machineId }) => machineId)).to.deep.equal(ids);
+      expect(await stack.up(args)).to.deep.equal([]);
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("off keeps new computes off, and a machine that somebody turned on is turned off again", async () => {
+      await stack.up({ ...args, power: "off" });
+      expect(running()).to.deep.equal([]);
+      machine("compute-1").state = "running";
+      await stack.refresh();
+      expect(await stack.up({ ...args, power: "off", numCpus: 3 })).to.include.members([
+        "update compute-1",
+        "create compute-2",
+      ]);
+      expect(running()).to.deep.equal([]);
+    });
+  });
+
+  function running(): string[] {
+    return [...site.machines].flatMap(([key, { state }]) => (state === "running" ? [key] : []));
+  }
+
+  describe("drift", () => {
+    const drifts: Record<string, [() => unknown, string, RegExp]> = {
+      "a network that was stopped": [
+        () => site.stoppedNetworks.add("docking-dev-dock"),
+        "cluster",
+        /its private network is stopped/,
+      ],
+      "a lost lease": [
+        () => site.leases.clear(),
+        "cluster",
+        /the lease of its public address 198\.51\.100\.\d+ is gone/,
+      ],
+      "a lost base image": [() => site.bases.clear(), "cluster", /its base image is gone/],
+      "a frontend that doesn't start with its host": [
+        () => {
+          machine("frontend").autostart = false;
+        },
+        "frontend",
+        /doesn't start with its host/,
+      ],
+      "a compute that was killed": [
+        () => {
+          machine("compute-1").state = "off";
+        },
+        "compute-1",
+        /"state":"off"/,
+      ],
+      "a compute with other memory": [
+        () => {
+          machine("compute-0").shape = { cpus: 1, memory: 64 };
+        },
+        "compute-0",
+        /"memory":64/,
+      ],
+    };
+    for (const [what, [spoilt, resource, shown]] of Object.entries(drifts)) {
+      it(`of ${what} is shown by refresh, and repaired by the next up, which changes nothing else`, async () => {
+        await stack.up(args);
+        const ids = [...site.machines].map(([key, { machineId }]) => [key, machineId]);
+        spoilt();
+        await stack.refresh();
+        expect(JSON.stringify(stack.outputs(resource)))
+          .to.match(shown)
+          .and.include('"ready":false');
+        expect(await stack.up(args)).to.deep.equal([`update ${resource}`]);
+        expect(stack.outputs(resource)).to.deep.include({ ready: true }).and.not.to.have.property("drift");
+        await stack.refresh();
+        expect(await stack.up(args)).to.deep.equal([]);
+        expect([...site.machines].map(([key, { machineId }]) => [key, machineId])).to.deep.equal(ids);
+        await stack.destroy();
+        expectEmptySite();
+      });
+    }
+
+    it("of a compute that is gone with its disk makes only that one again", async () => {
+      await stack.up(args);
+      site.machines.delete("docking-dev-dock/compute-0");
+      site.disks.delete("docking-dev-dock/compute-0");
+      await stack.refresh();
+      expect(await stack.up(args)).to.deep.equal(["create compute-0"]);
+    });
+  });
+
+  describe("another image", () => {
+    it("rolls the computes where that is allowed, keeps the frontend, and gives the former image back", async () => {
+      await stack.up(args);
+      const { machineId } = machine("frontend");
+      const refused = await failure<CheckFailed>(stack.up({ ...args, image: "other" }));
+      expect(refused.message).to.include('allowReplace: "computes"');
+
+      const rolled = { ...args, image: "other", allowReplace: "computes" };
+      expect(await stack.up(rolled)).to.deep.equal([
+        "update cluster",
+        ...["delete compute-0", "delete compute-1", "create compute-0", "create compute-1"],
+      ]);
+      expect(machine("frontend").machineId).to.equal(machineId);
+      const { imageRecord } = stack.cluster;
+      expect(imageRecord).to.deep.include({ vcName: "demo", computeVcName: "other" });
+      expect(machine("compute-0").base).to.equal(imageRecord.compute.digest);
+      expect([...site.bases.keys()].sort()).to.deep.equal(
+        [imageRecord.frontend.digest, imageRecord.compute.digest].sort(),
+      );
+      expect(await stack.up(rolled)).to.deep.equal([]);
+      await stack.destroy();
+      expectEmptySite();
+    });
+  });
+
+  describe("computes that don't get ready", () => {
+    /** Each of these never gets ready, however often it is made. */
+    function spoilNew(...nodes: string[]): void {
+      site.beforeStep = (step) => {
+        if (step === "start machine") {
+          for (const node of nodes) {
+            const one = site.machines.get(`docking-dev-dock/${node}`);
+            Object.assign(one ?? {}, { healthy: false, console: "No bootable device." });
+          }
+        }
+      };
+    }
+
+    it("leave their siblings finished, are named with their console, and are all that the next up repairs", async () => {
+      spoilNew("compute-2");
+      const error = await failure<PartialFailure>(stack.up({ ...args, numCpus: 4 }));
+      expect(error).to.be.instanceOf(PartialFailure);
+      expect(error.message)
+        .to.match(/compute-2/)
+        .and.include("No bootable device.")
+        .and.match(/pulumi up/);
+      expect(stack.outputs("compute-3").ready).to.equal(true);
+      expect(stack.outputs("compute-2")).to.deep.include({ ready: false, state: "not ready" });
+      await stack.refresh();
+      expect(stack.outputs("compute-2").state).to.equal("not ready");
+
+      letThrough();
+      const { machineId } = machine("compute-2");
+      const said = await sayings(() => stack.up({ ...args, numCpus: 4 }));
+      expect(said).to.match(/compute-2: didn't get ready last time: it will be made anew unless it is ready by now/);
+      expect(stack.done).to.deep.equal(["update compute-2"]);
+      expect(machine("compute-2").machineId).to.not.equal(machineId);
+      expect(stack.outputs("compute-2")).to.deep.include({ ready: true, state: "running" });
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("are kept where they only needed more time", async () => {
+      spoilNew("compute-1");
+      await failure(stack.up(args));
+      letThrough();
+      machine("compute-1").healthy = true;
+      const { machineId } = machine("compute-1");
+      expect(await stack.up(args)).to.deep.equal(["update compute-1"]);
+      expect(machine("compute-1").machineId).to.equal(machineId);
+    });
+
+    it("may be as many as minReady leaves, and the next up tries them again", async () => {
+      spoilNew("compute-1", "compute-3");
+      const wish = { ...args, numCpus: 4, minReady: 2 };
+      const said = await sayings(() => stack.up(wish));
+      expect(said).to.match(/compute-1.*counts as up without it \(minReady 2\)/);
+      expect(stack.outputs("compute-1")).to.deep.include({ ready: false });
+      letThrough();
+      expect(await stack.up(wish)).to.deep.equal(["update compute-1", "update compute-3"]);
+      expect(stack.outputs("compute-3").ready).to.equal(true);
+    });
+
+    it("may not be more than minReady leaves", async () => {
+      spoilNew("compute-1", "compute-3");
+      expect(await failure(stack.up({ ...args, numCpus: 4, minReady: 3 }))).to.be.instanceOf(PartialFailure);
+      letThrough();
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("are refused as a minReady that there aren't enough computes for", async () => {
+      const error = await failure<CheckFailed>(stack.preview({ ...args, minReady: 3 }));
+      expect(error.failures).to.deep.equal([
+        { property: "minReady", reason: "minReady is 3, and there are 2 computes" },
+      ]);
+    });
+  });
+
+  describe("a cluster whose state was lost", () => {
+    beforeEach(async () => {
+      await stack.up(args);
+      stack = stackOf();
+      // Another process: this one still remembers the cluster.
+      const other = { ...args, clusterName: "lost" };
+      await stack.up(other);
+      stack = stackOf();
+    });
+
+    it("is taken over with its machines and disks by adopt, and destroyed from there", async () => {
+      await stack.destroy();
+      const ids = [...site.machines.values()].map(({ machineId }) => machineId);
+      const disks = [...site.disks];
+      await stack.up({ ...args, adopt: true });
+      expect([...site.machines.values()].map(({ machineId }) => machineId)).to.deep.equal(ids);
+      expect([...site.disks]).to.deep.equal(disks);
+      expect(await stack.up({ ...args, adopt: true })).to.deep.equal([]);
+    });
+
+    it("keeps a frontend's disk whose machine is gone too", async () => {
+      site.machines.delete("docking-dev-dock/frontend");
+      const disk = site.disks.get("docking-dev-dock/frontend");
+      await stack.up({ ...args, adopt: true });
+      expect(site.disks.get("docking-dev-dock/frontend")).to.equal(disk);
     });
   });
 
@@ -740,6 +1052,25 @@ describe("the life of a cluster", () => {
       const lifeCycles = stack as unknown as { step(resource: string, inputs: unknown): Promise<void> };
       expect(await failure(lifeCycles.step("cluster", inputs))).to.be.instanceOf(ForeignOwner);
       expect(site.networks).to.deep.equal(theirs);
+    });
+  });
+
+  describe("two processes", () => {
+    it("don't change one cluster at the same time: the second says who is at it and gives up", async () => {
+      const inputs = await stack.preview(args);
+      const elsewhere = new MemoryDriver({ driver: "memory", name: siteName });
+      const mark = { owner: inputs.owner, organization: "o", project: "p", stack: "s", cluster: "c" };
+      const lock = await elsewhere.lock({ name: inputs.clusterName, mark }, { seconds: 1, progress: () => undefined });
+      let done = false;
+      const up = stack.up(args).then(() => {
+        done = true;
+      });
+      await setTimeout(200);
+      expect(done, "while the lock is held").to.equal(false);
+      expect(site.networks.size).to.equal(0);
+      await lock[Symbol.asyncDispose]();
+      await up;
+      expect(site.locks.size).to.equal(0);
     });
   });
 

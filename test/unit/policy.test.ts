@@ -8,30 +8,32 @@ import {
   IN_PLACE,
   KEPT,
   kept,
+  LIVE_OR_RESTART,
   type PolicyTable,
   REPLACE,
-  RESTART,
   refusals,
   refused,
-  restarts,
+  reshapings,
 } from "../../provider/src/resources/policy";
 import { VIRTUAL_CLUSTER_POLICIES } from "../../provider/src/resources/virtual-cluster";
 
 interface Inputs {
   readonly keys: string;
   readonly cpus: number;
+  readonly diskSize?: number;
   readonly id: string;
   readonly image: string;
   readonly owner: string;
 }
 const POLICIES: PolicyTable<Inputs> = {
   keys: IN_PLACE,
-  cpus: RESTART,
+  cpus: LIVE_OR_RESTART,
+  diskSize: { change: "grow", reason: "a disk never shrinks", hint: "Leave it out" },
   id: REPLACE,
   image: refused("the disk holds data", "Make another"),
   owner: KEPT,
 };
-const OLD = { keys: "a", cpus: 1, id: "x", image: "demo", owner: "me" };
+const OLD = { keys: "a", cpus: 1, diskSize: 20, id: "x", image: "demo", owner: "me" };
 
 describe("update policy", () => {
   it("lets the engine compare what changes in place or with a restart", () => {
@@ -66,7 +68,7 @@ describe("update policy", () => {
   });
 
   it("takes the unknown for no replacement and no refusal", () => {
-    const unknown = { keys: UNKNOWN, cpus: UNKNOWN, id: UNKNOWN, image: UNKNOWN, owner: UNKNOWN };
+    const unknown = { keys: UNKNOWN, cpus: UNKNOWN, diskSize: UNKNOWN, id: UNKNOWN, image: UNKNOWN, owner: UNKNOWN };
     expect(diffByPolicy(POLICIES, OLD, unknown, false).replaces).to.deep.equal([]);
     expect(refusals(POLICIES, OLD, unknown)).to.deep.equal([]);
   });
@@ -77,8 +79,28 @@ describe("update policy", () => {
     ]);
   });
 
-  it("says which changes restart a machine", () => {
-    expect(restarts(POLICIES, OLD, { ...OLD, cpus: 2, keys: "b" })).to.deep.equal(["cpus 1 → 2"]);
+  it("says which changes restart a machine, by what it can take while it runs", () => {
+    const changesTo = (cpus: number, live?: object) =>
+      reshapings(POLICIES, { ...OLD, ...(live && { live: { cpus: live } }) }, { ...OLD, cpus, keys: "b" });
+    expect(changesTo(2, { min: 1, max: 2 })).to.deep.equal([{ change: "cpus 1 → 2", restart: false }]);
+    expect(changesTo(3, { min: 1, max: 2 })).to.deep.equal([{ change: "cpus 1 → 3", restart: true }]);
+    expect(changesTo(2)).to.deep.equal([{ change: "cpus 1 → 2", restart: true }]);
+    expect(changesTo(1)).to.deep.equal([]);
+  });
+
+  it("lets a disk grow, and refuses to shrink it with both sizes", () => {
+    expect(refusals(POLICIES, OLD, { ...OLD, diskSize: 30 })).to.deep.equal([]);
+    const { diskSize: _, ...withoutSize } = OLD;
+    expect(refusals(POLICIES, OLD, withoutSize)).to.deep.equal([]);
+    expect(refusals(POLICIES, withoutSize, OLD)).to.deep.equal([]);
+    expect(refusals(POLICIES, OLD, { ...OLD, diskSize: 10 })).to.deep.equal([
+      { property: "diskSize", reason: "diskSize can't change from 20 to 10: a disk never shrinks. Leave it out." },
+    ]);
+  });
+
+  it("doesn't make anew what an older state knows less of", () => {
+    const { id: _, ...older } = OLD;
+    expect(diffByPolicy(POLICIES, older, OLD, false).replaces).to.deep.equal([]);
   });
 
   it("gives the first value of what is kept", () => {
@@ -93,8 +115,15 @@ describe("update policy", () => {
   })) {
     it(`of ${resource} has a reason and a way out for everything that is refused`, () => {
       for (const [property, policy] of Object.entries(policies)) {
-        expect(policy?.change, property).to.be.oneOf(["inPlace", "restart", "replace", "refused", "kept"]);
-        if (policy.change === "refused") {
+        expect(policy?.change, property).to.be.oneOf([
+          "inPlace",
+          "liveOrRestart",
+          "grow",
+          "replace",
+          "refused",
+          "kept",
+        ]);
+        if (policy.change === "refused" || policy.change === "grow") {
           expect(
             [policy.reason, policy.hint].every((text) => /^\S.*[^.\s]$/.test(text)),
             property,

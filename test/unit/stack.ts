@@ -62,22 +62,29 @@ export class Stack {
   async up(args: Properties): Promise<string[]> {
     this.done.length = 0;
     await this.step("cluster", await this.check("cluster", this.clusterInputs(args)));
-    const { plan, site, siteId, publicKey } = this.cluster;
+    const { plan, site, siteId, publicKey, image, power } = this.cluster;
     const clusterId = this.state.get("cluster")?.id;
-    const wait = { ...(args.waitFor !== undefined && { waitFor: args.waitFor }) };
+    const { waitFor, timeouts } = args;
+    const wait = { ...(waitFor !== undefined && { waitFor }), ...(timeouts !== undefined && { timeouts }) };
     const nodeInputs = (node: string, slice: object) => ({
       clusterId,
       node,
-      slice: { site, siteId, ...slice },
+      slice: { site, siteId, ...slice, ...(power === "off" && { power }) },
       ...wait,
     });
 
     const { name: _, fqdn: __, ...frontend } = plan.frontend;
-    const inputs = nodeInputs("frontend", { ...frontend, computes: plan.computes, publicKey });
+    const computes = plan.computes.map(({ name, cpus, privateIp, privateMac }) => ({
+      name,
+      cpus,
+      privateIp,
+      privateMac,
+    }));
+    const inputs = nodeInputs("frontend", { ...frontend, computes, publicKey });
     await this.step("frontend", await this.check("frontend", inputs));
     await allDone(
       plan.computes.map(async ({ name, ...compute }) =>
-        this.step(name, await this.check(name, nodeInputs(name, compute))),
+        this.step(name, await this.check(name, nodeInputs(name, { ...compute, image }))),
       ),
     );
     const planned = new Set(["cluster", "frontend", ...plan.computes.map(({ name }) => name)]);
@@ -106,7 +113,7 @@ export class Stack {
   }
 
   private clusterInputs(args: Properties): Properties {
-    const { waitFor: _, ...given } = args;
+    const { waitFor: _, timeouts: __, ...given } = args;
     return { organization: "organization", project: "docking", stack: "dev", name: "dock", ...this.identity, ...given };
   }
 
@@ -130,9 +137,14 @@ export class Stack {
         this.state.set(resource, { id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });
         return;
       }
-      const { changes, replaces = [] } = await lifeCycle.diff(old.id, wire(old.outputs), inputs);
+      const { changes, replaces = [], deleteBeforeReplace } = await lifeCycle.diff(old.id, wire(old.outputs), inputs);
       if (replaces.length > 0) {
-        throw new Error(`${resource} would be replaced because of ${replaces.join(", ")}`);
+        if (resource === "cluster" || resource === "frontend" || !deleteBeforeReplace) {
+          throw new Error(`${resource} would be replaced because of ${replaces.join(", ")}`);
+        }
+        await this.delete(resource);
+        await this.step(resource, inputs);
+        return;
       }
       if (changes || !same(old.inputs, inputs)) {
         this.done.push(`update ${resource}`);

@@ -31,14 +31,33 @@ export interface Driver {
   /** Every machine of a cluster, by node (`frontend`, `compute-0` …), whoever owns it. Calls made at the same time share their requests to the site. */
   read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>>;
 
+  /**
+   * What of the cluster's own things, machines aside, isn't as `allocate` leaves it: one sentence each, for people.
+   * `allocate` mends all of it.
+   */
+  inspect(record: ClusterRecord): Promise<readonly string[]>;
+
   /** What may explain why a node isn't ready, for people: the console's last lines and the like. */
   diagnose(node: NodeRef): Promise<string>;
+
+  /** Everything at the site with a mark, by cluster, whoever owns it and whether or not its record is still there. */
+  survey(): Promise<readonly FoundCluster[]>;
+
+  // ── Who may change it ────────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * Takes the lock of a cluster at the site: of all processes one has it, and its own operations share it. It is given
+   * back when the result is disposed of, and is nobody's as soon as its holder is seen to be gone.
+   * @throws Locked when another process still has it after `seconds`
+   */
+  lock(cluster: ClusterRef, limits: WaitLimits): Promise<AsyncDisposable>;
 
   // ── A cluster: fix images, allocate, release ─────────────────────────────────────────────────────────────────────
 
   /**
    * Reserves what the record plans, all of it or nothing, and writes the record down at the site. Called again for a
-   * cluster of ours it brings the record up to date (a resize, new keys), and gives back what only the former one named.
+   * cluster of ours it brings the record up to date (a resize, new keys), mends what `inspect` names, and gives back what
+   * only the former record named; a base image not before the last machine that uses it is gone.
    * @throws AddressTaken, NoCapacity, ForeignOwner
    */
   allocate(record: ClusterRecord): Promise<ClusterKeys>;
@@ -52,21 +71,22 @@ export interface Driver {
   /**
    * Gives back all that `allocate` and `fixImages` took, and disks that an interrupted `boot` left; a base image only
    * when no other cluster uses it. Machines must be gone. Already gone is success.
+   * @param cluster with its record where that is known: a part of what only the record names may still be there
    */
-  release(record: ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void>;
+  release(cluster: ClusterRef | ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void>;
 
   // ── A node ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /**
-   * Makes sure that the node's machine exists in its planned shape with this vc-out.xml, and runs. A machine that runs
-   * in another shape is restarted. A disk without a
-   * machine is used again when `keepDisk` says that the node had been created before, else it is a leftover of an
-   * interrupted create and made anew. A machine that has to be started first has its old vc-out.xml still: what the node
-   * was given last is `vcOutDigest` of `read`.
-   * @returns what it had to do: make the machine, start the one that was there, or nothing of the two
+   * Makes sure that the node's machine exists in its planned shape with this vc-out.xml, and runs or is off as asked.
+   * A machine that runs in another shape is resized. A whole disk without a machine is used again when `keepDisk` says
+   * that the node had been created before, else it is a leftover of an interrupted create and made anew; a disk that
+   * isn't whole is always made anew. A machine that has to be started first has its old vc-out.xml still, unless
+   * `reconfigure` has left the new one for its next boot: what the node was given last is `vcOutDigest` of `read`.
+   * @returns what it had to do: make the machine, start or stop the one that was there, or none of these
    * @throws NoCapacity, ForeignOwner
    */
-  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "kept">;
+  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept">;
 
   /**
    * Waits until the node is `running` or `ready`.
@@ -74,13 +94,20 @@ export interface Driver {
    */
   waitFor(node: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void>;
 
+  /** By which way a new vc-out.xml would reach the node as it is now. Changes nothing. */
+  channel(node: NodeRef<ClusterRecord>): Promise<Channel>;
+
   /**
-   * Hands the node a new vc-out.xml: at once where the guest offers a channel, else for its next boot.
+   * Hands the node a new vc-out.xml: at once where the guest offers a channel, else for its next boot, before which
+   * `boot` writes it into the node's disk.
    * @returns how it got there
    */
   reconfigure(node: NodeRef<ClusterRecord>, vcOut: string): Promise<"live" | "nextBoot">;
 
-  /** Gives the machine another shape; restarts it only where the site can't do it live. */
+  /**
+   * Gives the machine another shape; restarts it only where the site can't do it live, which is outside the `live`
+   * ranges of `read`. A disk only grows: one that is larger than asked for stays as it is.
+   */
   resize(node: NodeRef, shape: Shape, limits: StopLimits): Promise<"live" | "restarted">;
 
   /** Stops the machine and keeps its disk: asks the guest, and pulls the plug when `graceSeconds` are up. */
@@ -96,7 +123,7 @@ export interface Capabilities {
   readonly macs: "ours" | "fromAddress" | "site";
   /** Whether a running guest can be handed a new vc-out.xml. */
   readonly liveReconfigure: boolean;
-  /** Whether cpus or memory of a running machine can change without a restart. */
+  /** Whether cpus or memory of a running machine can change without a restart, within what its guest takes part in. */
   readonly liveResize: boolean;
   /** Whether the site may give fewer nodes with more cpus each. */
   readonly mergesNodes: boolean;
@@ -150,6 +177,18 @@ export interface Mark {
   readonly expiresAt?: string;
 }
 
+/** How a new vc-out.xml reaches a guest. */
+export type Channel = "agent" | "ssh" | "nextBoot";
+
+/** What `survey` finds of one cluster. */
+export interface FoundCluster extends ClusterRef {
+  /** Absent where it is lost: then only machines, leases or a lock are left. */
+  readonly record?: ClusterRecord;
+  /** Nodes that have a machine, sorted. */
+  readonly machines: readonly string[];
+  readonly publicAddresses: readonly string[];
+}
+
 /** All that a site must remember of a cluster, so that a node can be made from it alone. */
 export interface ClusterRecord {
   readonly name: string;
@@ -162,6 +201,12 @@ export interface ClusterRecord {
   readonly publicKeys: readonly string[];
   /** Public halves of the cluster's own keys; absent before `allocate`. */
   readonly keys?: ClusterKeys;
+  /** How many computes must be ready for the cluster to count as up. Absent: all. */
+  readonly minReady?: number;
+  /** Digests of bases that the cluster has left for others, and its machines perhaps not yet. Drivers keep this. */
+  readonly formerBases?: readonly string[];
+  /** Whether it was taken over after its state was lost: then what lies on its disks is data. */
+  readonly adopted?: true;
 }
 
 /** Public halves of the keys that are made for one cluster and lie only on its own disks. */
@@ -174,6 +219,8 @@ export interface ClusterKeys {
 
 export interface ImageRecord {
   readonly vcName: string;
+  /** Absent where computes have the frontend's image. */
+  readonly computeVcName?: string;
   readonly frontend: DiskImage;
   readonly compute: DiskImage;
 }
@@ -205,6 +252,14 @@ export interface Shape {
   readonly cpus: number;
   /** MiB. */
   readonly memory: number;
+  /** MiB. In a plan: absent where the image's own size does. Observed: absent where the disk is gone. */
+  readonly diskSize?: number;
+}
+
+/** Least and most, both included. */
+export interface Range {
+  readonly min: number;
+  readonly max: number;
 }
 
 export interface BootRequest {
@@ -213,7 +268,12 @@ export interface BootRequest {
   readonly vcOut: string;
   /** Whether the node had been created before, so that its disk may hold data. */
   readonly keepDisk: boolean;
+  readonly power: Power;
+  /** How long a machine that has to be stopped may take to shut down by itself. */
+  readonly stop: StopLimits;
 }
+
+export type Power = "on" | "off";
 
 export interface WaitLimits {
   readonly seconds: number;
@@ -238,6 +298,10 @@ export interface ObservedNode extends Shape {
   readonly autostart: boolean;
   /** SHA-256 of the vc-out.xml that the node was last given, hex. */
   readonly vcOutDigest: string;
+  /** Whether a newer one is written into its disk before its next boot. */
+  readonly vcOutWaits: boolean;
+  /** Within what cpus and memory (MiB) of the running machine can change without a restart. */
+  readonly live: { readonly cpus: Range; readonly memory: Range };
   /** Absent where the machine carries none of ours. */
   readonly mark?: Mark;
 }

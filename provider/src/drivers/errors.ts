@@ -46,6 +46,9 @@ export class Denied extends VirtualClusterError {}
 /** The object exists and isn't ours: it carries another owner's mark, or none. */
 export class ForeignOwner extends VirtualClusterError {}
 
+/** Another process is changing the same cluster. */
+export class Locked extends VirtualClusterError {}
+
 /** Another site answers where the recorded one was expected. */
 export class WrongSite extends VirtualClusterError {}
 

@@ -1,10 +1,9 @@
-import { chmod, stat, writeFile } from "node:fs/promises";
+import { chmod, open, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { execa } from "execa";
 import { SiteFailure } from "../drivers/errors";
 import { inTemporaryFolder } from "../temporary-folder";
-import { debugfsTarget } from "./disk";
 
 const READY_LIMIT_MS = 30_000;
 const POLL_MS = 3;
@@ -44,12 +43,23 @@ export async function withOverlay<T>(overlay: Overlay, use: (file: string, bytes
       ...["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", overlay.baseAtSite, file],
       String(overlay.size),
     ]);
-    await inject(folder, file, overlay);
+    await inject(folder, { ...overlay, file }, await needsRecovery(overlay.base, overlay.rootOffset));
     return use(file, (await stat(file)).size);
   });
 }
 
-async function inject(folder: string, file: string, overlay: Overlay): Promise<void> {
+/** An overlay that is there, as a file on this machine. */
+export type PresentOverlay = Pick<Overlay, "base" | "rootOffset" | "files"> & { readonly file: string };
+
+/**
+ * Puts files into the root file system of an overlay that nobody uses now. What its journal holds, after a machine lost
+ * its power, is brought in order first.
+ */
+export async function injectInto(overlay: PresentOverlay): Promise<void> {
+  await inTemporaryFolder((folder) => inject(folder, overlay, true));
+}
+
+async function inject(folder: string, { file, ...overlay }: PresentOverlay, recover: boolean): Promise<void> {
   const raw = join(folder, "raw");
   const pidFile = join(folder, "pid");
   await writeFile(raw, "");
@@ -72,14 +82,19 @@ async function inject(folder: string, file: string, overlay: Overlay): Promise<v
     ...["--blockdev", json({ driver: "raw", "node-name": "base", file: "base-file", "read-only": true })],
     ...["--blockdev", json({ driver: "file", "node-name": "overlay-file", filename: file })],
     ...["--blockdev", json({ driver: "qcow2", "node-name": "overlay", file: "overlay-file", backing: "base" })],
-    ...["--export", json({ type: "fuse", id: "export", "node-name": "overlay", mountpoint: raw, writable: true })],
+    // The file system alone: with an offset of their own, e2fsprogs lose it when they open a file again after a recovery.
+    ...["--blockdev", json({ driver: "raw", "node-name": "root", file: "overlay", offset: overlay.rootOffset })],
+    ...["--export", json({ type: "fuse", id: "export", "node-name": "root", mountpoint: raw, writable: true })],
     ...["--pidfile", pidFile],
   ]);
   const ended = daemon.catch((error: Error) => error);
   try {
     await Promise.race([ready(pidFile), ended.then(refuseEarlyEnd)]);
+    if (recover) {
+      await replayJournal(raw);
+    }
     // debugfs exits with 0 whatever happens; only what it says on stderr, below its banner, tells.
-    const { stderr } = await run("debugfs", ["-w", "-f", script, debugfsTarget(raw, overlay.rootOffset)]);
+    const { stderr } = await run("debugfs", ["-w", "-f", script, raw]);
     const complaints = stderr.split("\n").filter((line) => line && !/^debugfs \d/.test(line) && !HARMLESS.test(line));
     if (complaints.length > 0) {
       throw new SiteFailure(
@@ -92,6 +107,31 @@ async function inject(folder: string, file: string, overlay: Overlay): Promise<v
     // Not daemonized, so that its end is seen here and not left to whoever reaps orphans.
     daemon.kill("SIGTERM");
     await ended;
+  }
+}
+
+/** Whether an ext2/3/4 file system was in use when its disk was copied: its superblock's incompatible feature RECOVER. */
+async function needsRecovery(disk: string, rootOffset: number): Promise<boolean> {
+  const handle = await open(disk, "r");
+  try {
+    const features = Buffer.alloc(4);
+    await handle.read(features, 0, 4, rootOffset + 1024 + 0x60);
+    return (features.readUInt32LE(0) & 0x4) !== 0;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** debugfs would write over what the journal brings back later. */
+async function replayJournal(fileSystem: string): Promise<void> {
+  const { exitCode = -1, stdout } = await execa("e2fsck", ["-p", fileSystem], { reject: false, timeout: 600_000 });
+  // 1: errors were corrected.
+  if (exitCode !== 0 && exitCode !== 1) {
+    throw new SiteFailure(
+      "bringing the file system of the node's disk in order",
+      stdout.trim().split("\n").at(-1) ?? `e2fsck exited with ${exitCode}`,
+      "Run e2fsck on it by hand",
+    );
   }
 }
 
@@ -137,7 +177,7 @@ function quote(path: string): string {
   return `"${path.replaceAll('"', '""')}"`;
 }
 
-function json(options: Record<string, string | boolean>): string {
+function json(options: Record<string, string | number | boolean>): string {
   return JSON.stringify(options);
 }
 

@@ -17,6 +17,8 @@ export interface NodePlan {
   readonly cpus: number;
   /** MiB. */
   readonly memory: number;
+  /** MiB. Absent: as large as the image's. */
+  readonly diskSize?: number;
   readonly privateIp: string;
   /** Lower case. */
   readonly privateMac: string;
@@ -47,7 +49,9 @@ export interface ClusterWish {
   readonly cpusPerNode: number;
   /** MiB. */
   readonly memoryPerNode: number;
-  readonly frontend: { readonly cpus: number; readonly memory: number };
+  /** MiB, of each compute. */
+  readonly diskSize?: number | undefined;
+  readonly frontend: { readonly cpus: number; readonly memory: number; readonly diskSize?: number | undefined };
   /** A public address of the user's choice. */
   readonly publicIp?: string | undefined;
 }
@@ -56,6 +60,19 @@ export interface ClusterWish {
 export interface Dealt {
   readonly privateCidr: string;
   readonly publicIp: string;
+  /** MiB: a disk that has grown stays as large when the program asks for no size any more. */
+  readonly frontendDiskSize?: number | undefined;
+  readonly diskSize?: number | undefined;
+}
+
+/** What a plan has dealt. */
+export function dealtOf({ frontend, computes, privateNetwork }: ClusterPlan): Dealt {
+  return {
+    privateCidr: privateNetwork.cidr,
+    publicIp: frontend.publicIp,
+    frontendDiskSize: frontend.diskSize,
+    diskSize: computes[0]?.diskSize,
+  };
 }
 
 /** Subnets are /24 (less where the site's whole range is less): 253 computes, and a figure that people can read. */
@@ -83,16 +100,22 @@ export function planCluster(wish: ClusterWish, site: SiteDescription, dealt: Par
       "Give more cpus to each with cpusPerNode",
     ).about("numCpus");
   }
-  const node = (name: string, privateIp: string, shape: { cpus: number; memory: number }): NodePlan => ({
+  const node = (
+    name: string,
+    privateIp: string,
+    { cpus, memory, diskSize }: { cpus: number; memory: number; diskSize: number | undefined },
+  ): NodePlan => ({
     name,
-    cpus: shape.cpus,
-    memory: shape.memory,
+    cpus,
+    memory,
+    ...(diskSize !== undefined && { diskSize }),
     privateIp,
     privateMac: macOf(privateIp),
   });
+  const { cpus, memory, diskSize = dealt.frontendDiskSize } = wish.frontend;
   return {
     frontend: {
-      ...node(wish.name, hostAt(privateSubnet, 1), wish.frontend),
+      ...node(wish.name, hostAt(privateSubnet, 1), { cpus, memory, diskSize }),
       fqdn: `${wish.name}.${site.publicNetwork.domain}`,
       publicIp,
       publicMac: macOf(publicIp),
@@ -101,6 +124,7 @@ export function planCluster(wish: ClusterWish, site: SiteDescription, dealt: Par
       node(computeName(index), hostAt(privateSubnet, -1 - index), {
         cpus: wish.cpusPerNode,
         memory: wish.memoryPerNode,
+        diskSize: wish.diskSize ?? dealt.diskSize,
       }),
     ),
     privateNetwork: { cidr: privateSubnet.cidr },
@@ -117,7 +141,7 @@ export function nodesOf(plan: ClusterPlan): readonly NodePlan[] {
   return [plan.frontend, ...plan.computes];
 }
 
-export function sumOf(shapes: Iterable<Shape>): Shape {
+export function sumOf(shapes: Iterable<Shape>): { readonly cpus: number; readonly memory: number } {
   const sum = { cpus: 0, memory: 0 };
   for (const { cpus, memory } of shapes) {
     sum.cpus += cpus;

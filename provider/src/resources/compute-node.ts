@@ -9,21 +9,26 @@ import {
   type NodeInputs,
   nodeArgs,
   nodeId,
+  type Past,
+  pastOf,
   readNode,
   removeNode,
 } from "./node";
-import type { PolicyTable } from "./policy";
+import { type PolicyTable, REPLACE } from "./policy";
 
 // ── Types ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** A compute carries its own slice of the plan and nothing of its siblings, so that a resize doesn't touch it. */
-export type ComputeNodeInputs = NodeInputs;
+export interface ComputeNodeInputs extends NodeInputs {
+  /** The vc name of its image: another one means another machine. */
+  readonly image: string;
+}
 
-const args = z.strictObject(nodeArgs);
+const args = z.strictObject({ ...nodeArgs, image: z.string().min(1) });
 
 // ── Update policy ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-export const COMPUTE_NODE_POLICIES: PolicyTable<ComputeNodeInputs> = NODE_POLICIES;
+export const COMPUTE_NODE_POLICIES: PolicyTable<ComputeNodeInputs> = { ...NODE_POLICIES, image: REPLACE };
 
 // ── Life cycle ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -32,17 +37,17 @@ export function computeNodeLifeCycle(): LifeCycle {
   return {
     check: async (olds, news) => checkNode(args, COMPUTE_NODE_POLICIES, olds, news),
     diff: async (_id, olds, news) => diffNode(COMPUTE_NODE_POLICIES, olds, news),
-    create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, false) }),
+    create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, "new") }),
     read: readNode,
-    update: async (_id, _olds, news) => ({ outs: await ensure(news, true) }),
+    update: async (_id, olds, news) => ({ outs: await ensure(news, pastOf(olds)) }),
     delete: (_id, props) => removeNode(props),
   };
 }
 
-async function ensure(news: Properties, keepDisk: boolean): Promise<Properties> {
+async function ensure(news: Properties, past: Past): Promise<Properties> {
   const inputs = inputsOf(news);
   const plan = { name: inputs.node, ...inputs };
-  return ensureNode(inputs, "compute", keepDisk, (record) => computeVcOut(record.plan, plan, record.publicKeys));
+  return ensureNode(inputs, "compute", past, (record) => computeVcOut(record.plan, plan, record.publicKeys));
 }
 
 function inputsOf(news: Properties): ComputeNodeInputs {

@@ -86,6 +86,14 @@ export async function openExistingCluster(location: NodeLocation): Promise<OpenC
   return { driver, record };
 }
 
+/** How long an operation waits for another process's on the same cluster, seconds. */
+const LOCK_SECONDS = 120;
+
+/** @throws Locked */
+export function lockOf(driver: Driver, cluster: ClusterRef, progress: Progress): Promise<AsyncDisposable> {
+  return driver.lock(cluster, { seconds: LOCK_SECONDS, progress });
+}
+
 /** Whether a mark is of the cluster with this id. */
 export function belongsTo(mark: Mark | undefined, clusterId: string): boolean {
   return mark !== undefined && clusterIdOf({ name: clusterNameIn(clusterId), mark }) === clusterId;

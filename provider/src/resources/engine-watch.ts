@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { statOf } from "../process-stat";
 
 const CHECK_EVERY_MS = 2000;
 
@@ -27,21 +27,9 @@ export function stopWithEngine(): void {
 /** This process, or the script `pulumi-resource-pulumi-nodejs` between it and the engine (names are cut at 15 characters). */
 function childOfEngine(): number {
   const parent = process.ppid;
-  return /^\((sh|dash|bash|busybox|pulumi-resource)\)$/.test(statOf(parent)?.[1] ?? "") ? parent : process.pid;
+  return /^(sh|dash|bash|busybox|pulumi-resource)$/.test(statOf(parent)?.command ?? "") ? parent : process.pid;
 }
 
 function parentOf(pid: number): number | undefined {
-  const ppid = Number(statOf(pid)?.[3]);
-  return Number.isInteger(ppid) ? ppid : undefined;
-}
-
-/** Fields of Linux's /proc/PID/stat: pid, (command), state, parent's pid …; undefined elsewhere. */
-function statOf(pid: number): string[] | undefined {
-  try {
-    const [, id = "", command = "", rest = ""] =
-      /^(\d+) (\(.*\)) (.*)$/s.exec(readFileSync(`/proc/${pid}/stat`, "utf8")) ?? [];
-    return [id, command, ...rest.split(" ")];
-  } catch {
-    return undefined;
-  }
+  return statOf(pid)?.parent;
 }

@@ -1,6 +1,6 @@
 import { z } from "zod";
-import type { FrontendPlan, NodePlan } from "../plan/plan";
-import { frontendVcOut } from "../vc-out/dialect-b";
+import type { FrontendPlan } from "../plan/plan";
+import { frontendVcOut, type ListedCompute } from "../vc-out/dialect-b";
 import type { LifeCycle, Properties } from "./host";
 import {
   checkNode,
@@ -10,6 +10,8 @@ import {
   type NodeInputs,
   nodeArgs,
   nodeId,
+  type Past,
+  pastOf,
   readNode,
   removeNode,
 } from "./node";
@@ -21,7 +23,7 @@ export interface FrontendNodeInputs extends NodeInputs {
   readonly publicIp: string;
   readonly publicMac: string;
   /** Whom the frontend knows: exactly the computes of the plan. */
-  readonly computes: readonly NodePlan[];
+  readonly computes: readonly ListedCompute[];
   /** Who may log in as root. */
   readonly publicKey: string;
 }
@@ -34,7 +36,6 @@ const args = z.strictObject({
     z.strictObject({
       name: z.string(),
       cpus: z.int(),
-      memory: z.int(),
       privateIp: z.string(),
       privateMac: z.string(),
     }),
@@ -69,16 +70,16 @@ export function frontendNodeLifeCycle(): LifeCycle {
   return {
     check: async (olds, news) => checkNode(args, FRONTEND_NODE_POLICIES, olds, news),
     diff: async (_id, olds, news) => diffNode(FRONTEND_NODE_POLICIES, olds, news),
-    create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, false) }),
+    create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, "new") }),
     read: readNode,
-    update: async (_id, _olds, news) => ({ outs: await ensure(news, true) }),
+    update: async (_id, olds, news) => ({ outs: await ensure(news, pastOf(olds)) }),
     delete: (_id, props) => removeNode(props),
   };
 }
 
-async function ensure(news: Properties, keepDisk: boolean): Promise<Properties> {
+async function ensure(news: Properties, past: Past): Promise<Properties> {
   const inputs = inputsOf(news);
-  return ensureNode(inputs, "frontend", keepDisk, (record) => {
+  return ensureNode(inputs, "frontend", past, (record) => {
     const frontend: FrontendPlan = { ...record.plan.frontend, publicIp: inputs.publicIp, publicMac: inputs.publicMac };
     return frontendVcOut({ ...record.plan, frontend, computes: inputs.computes }, [inputs.publicKey]);
   });

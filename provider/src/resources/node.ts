@@ -1,13 +1,42 @@
 import pLimit, { type LimitFunction } from "p-limit";
 import { z } from "zod";
-import type { BootRequest, ClusterRecord, ClusterRef, Driver, ObservedNode, Shape } from "../drivers/driver";
+import type {
+  BootRequest,
+  ClusterRecord,
+  ClusterRef,
+  Driver,
+  NodeRef,
+  ObservedNode,
+  Power,
+  Progress,
+  Shape,
+} from "../drivers/driver";
 import { NotReady } from "../drivers/errors";
 import { addressOf } from "../drivers/registry";
 import { siteSettings } from "../drivers/settings";
 import { sha256 } from "../vc-out/digest";
-import { belongsTo, clusterNameIn, type NodeLocation, openCluster, openExistingCluster, progressOf } from "./context";
+import {
+  belongsTo,
+  clusterNameIn,
+  lockOf,
+  type NodeLocation,
+  openCluster,
+  openExistingCluster,
+  progressOf,
+} from "./context";
 import { type CheckResult, type DiffResult, isKnown, PartialFailure, type Properties, withoutUndefined } from "./host";
-import { diffByPolicy, IN_PLACE, KEPT, type PolicyTable, REPLACE, RESTART, refusals, restarts } from "./policy";
+import {
+  diffByPolicy,
+  IN_PLACE,
+  KEPT,
+  LIVE_OR_RESTART,
+  type Policy,
+  type PolicyTable,
+  REPLACE,
+  refusals,
+  reshapings,
+} from "./policy";
+import { type Timeouts, timeouts } from "./timeouts";
 
 /** What frontends and computes have in common; each one's own life is in its file. */
 export interface NodeInputs extends NodeLocation, Shape {
@@ -15,20 +44,35 @@ export interface NodeInputs extends NodeLocation, Shape {
   readonly node: string;
   readonly privateIp: string;
   readonly privateMac: string;
+  /** Default `on`. */
+  readonly power?: Power | undefined;
   /** Default `ready`. */
   readonly waitFor?: "none" | "running" | "ready" | undefined;
-  /** How long to wait, seconds. Default 300. */
-  readonly timeout?: number | undefined;
+  readonly timeouts?: Timeouts | undefined;
 }
 
 export interface NodeOutputs extends NodeInputs {
   readonly stateVersion: 1;
   /** Whether it came to what `waitFor` asks, and nothing has changed behind our back since. */
   readonly ready: boolean;
+  /** What the site says of the machine; {@link STUCK} when it didn't get ready. */
   readonly state: string;
+  /** Within what its shape changes without a restart. */
+  readonly live?: ObservedNode["live"];
+  /** What else isn't as it should be, one sentence each; absent when nothing is. */
+  readonly drift?: readonly string[];
+  /** `nextBoot` while its guest, which offers no channel, follows an older vc-out.xml. */
+  readonly vcOut?: "nextBoot";
 }
 
-const DEFAULT_TIMEOUT_SECONDS = 300;
+const STUCK = "not ready";
+/** How long a machine that didn't get ready last time may take to prove that it needed only more time, seconds. */
+const RECHECK_SECONDS = 5;
+/** How long a guest may take to shut down by itself before a restart or when its power is to be off, seconds. */
+const STOP = { graceSeconds: 60 };
+const DEFAULT_SECONDS = 300;
+
+const NEXT_BOOT = "its guest offers no channel: it gets its new vc-out.xml when its power is turned off and on";
 
 export const nodeArgs = {
   clusterId: z.string().min(1),
@@ -38,10 +82,18 @@ export const nodeArgs = {
   node: z.string().regex(/^(frontend|compute-\d+)$/),
   cpus: z.int().min(1),
   memory: z.int().min(1),
+  diskSize: z.int("must be whole MiB").min(1).optional(),
   privateIp: z.string().min(1),
   privateMac: z.string().min(1),
+  power: z.enum(["on", "off"]).optional(),
   waitFor: z.enum(["none", "running", "ready"], 'must be "none", "running" or "ready"').optional(),
-  timeout: z.number("must be a number of seconds").positive("must be positive").optional(),
+  timeouts: timeouts.optional(),
+};
+
+export const DISK_GROWS: Policy = {
+  change: "grow",
+  reason: "a disk never shrinks, since that would cut off data",
+  hint: "Leave it as it is, or leave it out",
 };
 
 export const NODE_POLICIES: PolicyTable<NodeInputs> = {
@@ -49,12 +101,14 @@ export const NODE_POLICIES: PolicyTable<NodeInputs> = {
   site: KEPT,
   siteId: REPLACE,
   node: REPLACE,
-  cpus: RESTART,
-  memory: RESTART,
+  cpus: LIVE_OR_RESTART,
+  memory: LIVE_OR_RESTART,
+  diskSize: DISK_GROWS,
   privateIp: REPLACE,
   privateMac: REPLACE,
+  power: IN_PLACE,
   waitFor: IN_PLACE,
-  timeout: IN_PLACE,
+  timeouts: IN_PLACE,
 };
 
 /** The checks of nodes are pure: only their cluster's asks the site. */
@@ -88,8 +142,15 @@ export function checkNode<Schema extends z.ZodType>(
 
 export function diffNode<Inputs>(policies: PolicyTable<Inputs>, olds: Properties, news: Properties): DiffResult {
   const location = olds as unknown as NodeInputs;
-  for (const change of restarts(policies, olds, news)) {
-    progressOf(clusterNameIn(location.clusterId), location.node)(`${change} needs a restart of the machine`);
+  const say = progressOf(clusterNameIn(location.clusterId), location.node);
+  const reshaped = reshapings(policies, olds, news);
+  if (reshaped.length > 0 && olds.state === "running") {
+    const changes = reshaped.map(({ change }) => change).join(", ");
+    const restart = reshaped.some((one) => one.restart);
+    say(`${changes}: ${restart ? "needs a restart of the machine" : "changes while the machine runs"}`);
+  }
+  for (const repair of repairs(olds as unknown as NodeOutputs)) {
+    say(repair);
   }
   const result = diffByPolicy(policies, olds, news, olds.ready !== true);
   // A cluster that is about to be replaced has no id yet. Its nodes go with it.
@@ -98,71 +159,176 @@ export function diffNode<Inputs>(policies: PolicyTable<Inputs>, olds: Properties
     : { ...result, changes: true, replaces: [...(result.replaces ?? []), "clusterId"] };
 }
 
+/** What the next `up` is going to mend, for people. */
+function repairs({ ready, state, node, drift = [] }: NodeOutputs): string[] {
+  if (ready) {
+    return [];
+  }
+  const remedy =
+    node === "frontend"
+      ? "it will be restarted unless it is ready by now; its disk stays"
+      : "it will be made anew unless it is ready by now";
+  return [
+    ...(state === STUCK ? [`didn't get ready last time: ${remedy}`] : []),
+    ...(state !== STUCK && state !== "running" ? [`its machine is ${state}`] : []),
+    ...drift,
+  ];
+}
+
 export function nodeId({ clusterId, node }: Pick<NodeInputs, "clusterId" | "node">): string {
   return `${clusterId}/${node}`;
 }
 
+/** What is known of a node's past when it is created or updated. */
+export type Past = "new" | "existing" | "stuck";
+
+export function pastOf(olds: Properties): Past {
+  return olds.state === STUCK ? "stuck" : "existing";
+}
+
 /**
- * create and update are one road: whatever is there, the machine ends up as planned, running and ready.
+ * create and update are one road: whatever is there, the machine ends up as planned, and running and ready or off.
  * @throws PartialFailure when the machine is there and doesn't get ready
  */
 export async function ensureNode(
   inputs: NodeInputs,
   role: BootRequest["role"],
-  keepDisk: boolean,
+  past: Past,
   vcOutOf: (record: ClusterRecord) => string,
 ): Promise<Properties> {
   const { driver, record } = await openExistingCluster(inputs);
   const ref = { cluster: record, node: inputs.node };
   const progress = progressOf(record.name, inputs.node);
-  const planned =
-    role === "frontend" ? record.plan.frontend : record.plan.computes.find(({ name }) => name === inputs.node);
-  const plan = {
-    ...planned,
-    name: planned?.name ?? inputs.node,
-    cpus: inputs.cpus,
-    memory: inputs.memory,
-    privateIp: inputs.privateIp,
-    privateMac: inputs.privateMac,
-  };
-  const vcOut = vcOutOf(record);
-  const booted = await limitOf(driver)(() => driver.boot(ref, { role, plan, vcOut, keepDisk }));
+  const limits = { seconds: secondsOf(inputs, past), progress };
   const goal = inputs.waitFor ?? "ready";
-  if (booted !== "kept") {
-    progress(goal === "ready" ? "started; waiting until it is ready" : "started");
-  }
-  if (goal === "none" && booted === "created") {
-    return { ...inputs, stateVersion: 1, ready: true, state: "running" };
-  }
+  const power = inputs.power ?? "on";
+  const vcOut = vcOutOf(record);
+  const request: BootRequest = {
+    role,
+    plan: planOf(inputs, role, record),
+    vcOut,
+    keepDisk: role === "frontend" ? past !== "new" || record.adopted === true : past === "existing",
+    power,
+    stop: STOP,
+  };
+
+  await using _lock = await lockOf(driver, record, progress);
+  snapshots.clear();
   try {
-    if (goal !== "none") {
-      await driver.waitFor(ref, goal, { seconds: inputs.timeout ?? DEFAULT_TIMEOUT_SECONDS, progress });
+    if (past === "stuck" && power === "on" && goal !== "none") {
+      await repairStuck(driver, ref, role, goal, progress);
     }
-    if (goal === "ready" && (await observe(driver, inputs))?.vcOutDigest !== sha256(vcOut)) {
-      // The machine was off when its vc-out.xml changed; now it can be handed over.
-      if ((await driver.reconfigure(ref, vcOut)) === "nextBoot") {
-        throw new NotReady(
-          `node ${inputs.node}`,
-          "it offers no channel for its new vc-out.xml",
-          "Log in and put it there",
-        );
+    const booted = await limitOf(driver)(() => driver.boot(ref, request));
+    const up = power === "on" ? goal : "off";
+    sayBooted(booted, up, progress);
+    if (up === "none" && booted === "created") {
+      return { ...inputs, stateVersion: 1, ready: true, state: "running" };
+    }
+    if (up === "running" || up === "ready") {
+      await driver.waitFor(ref, up, limits);
+    }
+    let machine = await observe(driver, inputs);
+    if (up === "ready" && machine?.vcOutDigest !== sha256(vcOut) && !machine?.vcOutWaits) {
+      // It was off when its vc-out.xml changed: now it can be handed over.
+      if ((await driver.reconfigure(ref, vcOut)) === "live") {
+        await driver.waitFor(ref, up, limits);
       }
-      await driver.waitFor(ref, goal, { seconds: inputs.timeout ?? DEFAULT_TIMEOUT_SECONDS, progress });
+      machine = await observe(driver, inputs);
     }
+    failing.succeeded(inputs);
+    const outs = outputsOf(inputs, machine, vcOut);
+    if (up === "ready") {
+      progress(outs.vcOut ? NEXT_BOOT : "ready");
+    }
+    return { ...outs };
   } catch (error) {
     if (!(error instanceof NotReady)) {
       throw error;
     }
-    const reason = error.diagnosis ? `${error.message}\nThe end of its console:\n${error.diagnosis}` : error.message;
-    const outs = { ...outputsOf(inputs, await observe(driver, inputs)), ready: false };
-    throw new PartialFailure(nodeId(inputs), outs, inputs as unknown as Properties, reason);
+    const outs = { ...outputsOf(inputs, await observe(driver, inputs), vcOut), ready: false, state: STUCK };
+    const tail = error.diagnosis ? `\nThe end of its console:\n${error.diagnosis}` : "";
+    if (role === "compute" && failing.isTolerated(inputs, record)) {
+      progress(`${error.message} The cluster counts as up without it (minReady ${record.minReady}).${tail}`);
+      return outs;
+    }
+    throw new PartialFailure(nodeId(inputs), outs, inputs as unknown as Properties, `${error.message}${tail}`);
   }
-  if (goal === "ready") {
-    progress("ready");
-  }
-  const machine = await observe(driver, inputs);
-  return { ...outputsOf(inputs, machine), ready: machine?.vcOutDigest === sha256(vcOut) };
 }
+
+function sayBooted(
+  booted: Awaited<ReturnType<Driver["boot"]>>,
+  goal: "off" | "none" | "running" | "ready",
+  progress: Progress,
+): void {
+  if (goal === "off") {
+    progress(booted === "stopped" ? "shut down" : "is off");
+  } else if (booted !== "kept") {
+    progress(goal === "ready" ? "started; waiting until it is ready" : "started");
+  }
+}
+
+function planOf(inputs: NodeInputs, role: BootRequest["role"], record: ClusterRecord): BootRequest["plan"] {
+  const { frontend, computes } = record.plan;
+  const planned = role === "frontend" ? frontend : computes.find(({ name }) => name === inputs.node);
+  const { cpus, memory, diskSize, privateIp, privateMac } = inputs;
+  return {
+    ...planned,
+    name: planned?.name ?? inputs.node,
+    ...{ cpus, memory, privateIp, privateMac },
+    ...(diskSize !== undefined && { diskSize }),
+  };
+}
+
+function secondsOf({ timeouts }: NodeInputs, past: Past): number {
+  return (past === "new" ? timeouts?.create : timeouts?.update) ?? DEFAULT_SECONDS;
+}
+
+/**
+ * A node that didn't get ready last time and isn't now either needs more than waiting: nothing on a compute's disk needs
+ * keeping, and a frontend's stays.
+ */
+async function repairStuck(
+  driver: Driver,
+  ref: NodeRef<ClusterRecord>,
+  role: BootRequest["role"],
+  goal: "running" | "ready",
+  progress: Progress,
+): Promise<void> {
+  if (!(await observe(driver, { clusterId: ref.cluster.name, node: ref.node }))) {
+    return;
+  }
+  try {
+    await driver.waitFor(ref, goal, { seconds: RECHECK_SECONDS, progress });
+  } catch (error) {
+    if (!(error instanceof NotReady)) {
+      throw error;
+    }
+    if (role === "compute") {
+      progress("still not ready: making it anew");
+      await driver.remove(ref, { graceSeconds: 0 });
+    } else {
+      progress("still not ready: restarting it");
+      await driver.shutdown(ref, STOP);
+    }
+  }
+}
+
+/** Which computes of a cluster this process has seen fail: so many may that the cluster still counts as up. */
+class Failing {
+  private readonly nodes = new Map<string, Set<string>>();
+
+  isTolerated({ clusterId, node }: NodeInputs, { minReady, plan }: ClusterRecord): boolean {
+    const nodes = (this.nodes.get(clusterId) ?? new Set()).add(node);
+    this.nodes.set(clusterId, nodes);
+    return minReady !== undefined && plan.computes.length - nodes.size >= minReady;
+  }
+
+  succeeded({ clusterId, node }: NodeInputs): void {
+    this.nodes.get(clusterId)?.delete(node);
+  }
+}
+
+const failing = new Failing();
 
 /** What the site has of the node now; an empty id says that it is gone. */
 export async function readNode(id: string, props: Properties): Promise<{ id: string; props: Properties }> {
@@ -171,22 +337,37 @@ export async function readNode(id: string, props: Properties): Promise<{ id: str
   if (!machine || !belongsTo(machine.mark, outs.clusterId)) {
     return { id: "", props: {} };
   }
+  const state = outs.state === STUCK && machine.state === "running" ? STUCK : machine.state;
+  const drift = driftOf(outs, machine);
   const asPlanned =
-    machine.state === "running" &&
+    state === (outs.power === "off" ? "off" : "running") &&
     machine.cpus === outs.cpus &&
     machine.memory === outs.memory &&
-    machine.autostart &&
-    machine.macs[0] === outs.privateMac;
+    drift.length === 0;
+  const { drift: _, ...rest } = props;
   return {
     id,
     props: {
-      ...props,
-      state: machine.state,
+      ...rest,
+      state,
       cpus: machine.cpus,
       memory: machine.memory,
+      live: machine.live,
+      ...(drift.length > 0 && { drift }),
       ready: outs.ready && asPlanned,
     },
   };
+}
+
+function driftOf(outs: NodeOutputs, machine: ObservedNode): string[] {
+  return [
+    ...(machine.autostart ? [] : ["it doesn't start with its host any more"]),
+    ...(machine.macs[0] === outs.privateMac ? [] : ["its private NIC has another MAC address"]),
+    ...(machine.diskSize === undefined ? ["its disk is gone"] : []),
+    ...(outs.diskSize !== undefined && machine.diskSize !== undefined && machine.diskSize < outs.diskSize
+      ? [`its disk has only ${machine.diskSize} MiB`]
+      : []),
+  ];
 }
 
 const SNAPSHOT_MS = 3000;
@@ -214,7 +395,9 @@ export async function removeNode(props: Properties): Promise<void> {
   const { driver, record } = await openCluster(outs);
   const cluster = record ?? refOf(await observe(driver, outs), outs);
   if (cluster) {
-    await limitOf(driver)(() => driver.remove({ cluster, node: outs.node }, { graceSeconds: 0 }));
+    const graceSeconds = outs.timeouts?.delete ?? 0;
+    await using _lock = await lockOf(driver, cluster, progressOf(cluster.name, outs.node));
+    await limitOf(driver)(() => driver.remove({ cluster, node: outs.node }, { graceSeconds }));
   }
 }
 
@@ -229,12 +412,16 @@ async function observe(driver: Driver, { clusterId, node }: Pick<NodeInputs, "cl
   return (await driver.read(clusterNameIn(clusterId))).get(node);
 }
 
-function outputsOf(inputs: NodeInputs, machine: ObservedNode | undefined): Properties {
+function outputsOf(inputs: NodeInputs, machine: ObservedNode | undefined, vcOut: string): NodeOutputs {
+  const follows = machine?.vcOutDigest === sha256(vcOut);
+  const waits = !follows && (machine?.vcOutWaits === true || inputs.power === "off");
   return {
     ...inputs,
     stateVersion: 1,
-    ready: true,
+    ready: follows || waits,
     state: machine?.state ?? "unknown",
+    ...(machine && { live: machine.live }),
+    ...(waits && { vcOut: "nextBoot" }),
   };
 }
 

@@ -1,9 +1,18 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { isAbsolute } from "node:path";
 import { z } from "zod";
-import type { ClusterKeys, ClusterRecord, Driver, ImageRecord } from "../drivers/driver";
-import { NotFound, Unreachable } from "../drivers/errors";
+import type {
+  Channel,
+  ClusterKeys,
+  ClusterRecord,
+  ClusterRef,
+  Driver,
+  ImageRecord,
+  ObservedNode,
+  Progress,
+} from "../drivers/driver";
+import { ForeignOwner, InvalidImage, NotFound, Unreachable } from "../drivers/errors";
 import { isOurs, refuseForeign } from "../drivers/ownership";
 import { connect, resolveSettings } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
@@ -12,9 +21,9 @@ import { home } from "../home";
 import { digestOf, examineDisk } from "../images/disk";
 import { findImage, type LocalImage } from "../images/repository";
 import { CLUSTER_NAME, clusterNameOf } from "../plan/names";
-import { type ClusterPlan, type ClusterWish, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
+import { type ClusterPlan, type ClusterWish, dealtOf, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
 import { proposals } from "../plan/proposals";
-import { type Context, clusterIdOf, failureOf, openSite, progressOf } from "./context";
+import { type Context, clusterIdOf, failureOf, lockOf, openSite, progressOf } from "./context";
 import {
   type CheckFailure,
   type CheckResult,
@@ -23,12 +32,22 @@ import {
   type LifeCycle,
   PartialFailure,
   type Properties,
+  same,
   withoutUndefined,
 } from "./host";
+import { DISK_GROWS } from "./node";
 import { diffByPolicy, IN_PLACE, KEPT, kept, type PolicyTable, refusals, refused } from "./policy";
 import { findPublicKey, parsePublicKey } from "./public-key";
 
 // ── Types ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const memory = z.int("must be whole MiB").min(64, "must be at least 64 MiB").default(512);
+/** 16 TiB: more is a slip, and qcow2's tables would grow large. */
+const MOST_DISK_MIB = 16 * 1024 * 1024;
+const diskSize = z
+  .int("must be whole MiB")
+  .min(1, "must be positive")
+  .max(MOST_DISK_MIB, `must be at most ${MOST_DISK_MIB} MiB`);
 
 /** What a program says; `sdk/` documents each. */
 const args = z.strictObject({
@@ -45,15 +64,21 @@ const args = z.strictObject({
   repository: z.string().min(1).optional(),
   numCpus: z.int("must be a whole number").min(0, "must not be negative").default(0),
   cpusPerNode: z.int("must be a whole number").min(1, "must be at least 1").default(1),
-  memoryPerNode: z.int("must be whole MiB").min(64, "must be at least 64 MiB").default(512),
+  memoryPerNode: memory,
+  diskSize: diskSize.optional(),
   frontend: z
     .strictObject({
       cpus: z.int("must be a whole number").min(1, "must be at least 1").default(1),
-      memory: z.int("must be whole MiB").min(64, "must be at least 64 MiB").default(512),
+      memory,
+      diskSize: diskSize.optional(),
     })
     .prefault({}),
   publicKey: z.string().optional(),
   publicIp: z.ipv4("must be an IPv4 address").optional(),
+  power: z.enum(["on", "off"], 'must be "on" or "off"').default("on"),
+  minReady: z.int("must be a whole number").min(0, "must not be negative").optional(),
+  allowReplace: z.literal("computes", 'must be "computes" or left out').optional(),
+  adopt: z.boolean().default(false),
   keepBaseImage: z.boolean().default(false),
   site: z.preprocess((site) => (isObject(site) ? { driver: "libvirt", ...site } : site), siteSettings).optional(),
 });
@@ -82,11 +107,12 @@ export interface VirtualClusterOutputs extends VirtualClusterInputs {
   readonly ssh: string;
   /** A line for a known_hosts file. */
   readonly knownHosts: string;
+  /** What isn't as it should be, one sentence each; absent when nothing is. */
+  readonly drift?: readonly string[];
 }
 
 // ── Update policy ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-const HAS_DATA = "the frontend's disk holds data that would be lost";
 const MAKE_ANOTHER = "Destroy this cluster first, or make another beside it";
 
 export const VIRTUAL_CLUSTER_POLICIES: PolicyTable<VirtualClusterInputs> = {
@@ -96,14 +122,22 @@ export const VIRTUAL_CLUSTER_POLICIES: PolicyTable<VirtualClusterInputs> = {
   name: KEPT,
   owner: KEPT,
   clusterName: refused("it is part of every name at the site", MAKE_ANOTHER),
-  image: refused(HAS_DATA, MAKE_ANOTHER),
+  image: refused(
+    "the frontend's disk holds data that would be lost",
+    'With allowReplace: "computes" the computes are made anew from it, and the frontend stays as it is',
+  ),
   repository: IN_PLACE,
   numCpus: IN_PLACE,
   cpusPerNode: IN_PLACE,
   memoryPerNode: IN_PLACE,
+  diskSize: DISK_GROWS,
   frontend: IN_PLACE,
   publicKey: IN_PLACE,
   publicIp: refused("people and scripts reach the frontend by it", MAKE_ANOTHER),
+  power: IN_PLACE,
+  minReady: IN_PLACE,
+  allowReplace: IN_PLACE,
+  adopt: IN_PLACE,
   keepBaseImage: IN_PLACE,
   site: refused("a cluster can't move", MAKE_ANOTHER),
   siteId: refused("a cluster can't move", MAKE_ANOTHER),
@@ -113,6 +147,7 @@ export const VIRTUAL_CLUSTER_POLICIES: PolicyTable<VirtualClusterInputs> = {
 // ── Life cycle ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const DESCRIBE_LIMIT_SECONDS = 10;
+const SHUTDOWN_SECONDS = 60;
 
 /**
  * Fix images and allocate: owns the cluster's networks, addresses, keys and prepared images. Its `check` is the only one
@@ -145,17 +180,29 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const clusterName =
       wish.clusterName ?? (olds.clusterName as string | undefined) ?? clusterNameOf({ ...wish, cluster: wish.name });
     const mark = { owner: (olds.owner as string | undefined) ?? context.owner, ...identityOf(wish) };
-    const oldPlan = olds.clusterName === clusterName ? (olds.plan as ClusterPlan) : undefined;
+    const old = Object.keys(olds).length > 1 ? (olds as unknown as VirtualClusterInputs) : undefined;
     const repository = wish.repository ?? home("images");
     const site = resolveSettings(wish.site ?? { driver: "libvirt" });
     const [publicKey, , planned] = await Promise.all([
       collect("publicKey", () => publicKeyFor(wish.publicKey, olds.publicKey)),
       // An existing cluster has its disks at the site: it needs its repository no more.
-      collect("image", async () => olds.image === wish.image || (await findImage(repository, wish.image))),
-      collect("site", () => plan({ ...wish, name: clusterName }, site, mark, oldPlan)),
+      collect(
+        "image",
+        async () => old?.image === wish.image || refuseSmallDisks(wish, await findImage(repository, wish.image)),
+      ),
+      collect("site", () => plan({ ...wish, name: clusterName }, site, mark, old)),
     ]);
     if (!publicKey || !planned || failures.length > 0) {
       return { inputs: news, failures };
+    }
+    if (wish.minReady !== undefined && wish.minReady > planned.plan.computes.length) {
+      const computes = planned.plan.computes.length;
+      return {
+        inputs: news,
+        failures: [
+          { property: "minReady", reason: `minReady is ${wish.minReady}, and there are ${computes} computes` },
+        ],
+      };
     }
     const inputs = withoutUndefined<VirtualClusterInputs>({
       ...wish,
@@ -167,26 +214,31 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       siteId: planned.siteId,
       plan: planned.plan,
     });
-    return {
-      inputs: { ...inputs, __provider },
-      failures: Object.keys(olds).length > 1 ? refusals(VIRTUAL_CLUSTER_POLICIES, olds, { ...inputs }) : [],
-    };
+    return { inputs: { ...inputs, __provider }, failures: old ? refusedChanges(old, inputs) : [] };
   }
 
   async function diff(_id: string, olds: Properties, news: Properties): Promise<DiffResult> {
+    const { drift = [], clusterName } = olds as unknown as VirtualClusterOutputs;
+    for (const finding of drift) {
+      progressOf(clusterName)(`will be mended: ${finding}`);
+    }
+    if (isKnown(news.plan)) {
+      await announceVcOut(olds as unknown as VirtualClusterOutputs, news as unknown as VirtualClusterInputs);
+    }
     return diffByPolicy(VIRTUAL_CLUSTER_POLICIES, olds, news, olds.ready !== true);
   }
 
   async function create(properties: Properties) {
     const inputs = properties as unknown as VirtualClusterInputs;
     const driver = await openSite(inputs.site, inputs.siteId);
-    const held = await driver.find(inputs.clusterName);
     const progress = progressOf(inputs.clusterName);
+    await using _lock = await lockOf(driver, refOf(inputs), progress);
+    const held = await driver.find(inputs.clusterName);
     progress("looking at the image");
     // Machines that are there without the state knowing have their disks; an interrupted create may yet take another image.
     const inUse = held && (await driver.read(held.name)).size > 0;
-    const imageRecord = inUse ? held.image : await recordImage(await findImage(inputs.repository, inputs.image));
-    const record = recordOf(inputs, held?.mark.createdAt ?? new Date().toISOString(), imageRecord);
+    const image = inUse ? held.image : await recordImage(await findImage(inputs.repository, inputs.image));
+    const record = recordOf(inputs, held?.mark.createdAt ?? new Date().toISOString(), image);
 
     await using reverter = new Reverter();
     const keys = await driver.allocate(record);
@@ -201,26 +253,41 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
   }
 
   async function read(id: string, props: Properties) {
-    const outs = props as unknown as VirtualClusterOutputs;
+    const { drift: _, ...rest } = props;
+    const outs = rest as unknown as VirtualClusterOutputs;
     const driver = await openSite(outs.site, outs.siteId);
     const expected = recordOf(outs, outs.createdAt, outs.imageRecord);
     const found = await driver.find(outs.clusterName);
-    if (!found || !isOurs(found.mark, expected)) {
-      const left = await machinesOf(driver, expected);
-      return left.length === 0 ? { id: "", props: {} } : { id, props: { ...props, ready: false } };
+    const ours = found !== undefined && isOurs(found.mark, expected);
+    if (!ours && (await machinesOf(driver, expected)).length === 0) {
+      return { id: "", props: {} };
     }
-    return { id, props: { ...props, plan: found.plan } };
+    const drift = await driver.inspect(ours ? found : expected);
+    return {
+      id,
+      props: {
+        ...rest,
+        ...(ours && { plan: found.plan }),
+        ...(drift.length > 0 && { drift }),
+        ready: outs.ready && drift.length === 0,
+      },
+    };
   }
 
   async function update(id: string, olds: Properties, news: Properties) {
     const inputs = news as unknown as VirtualClusterInputs;
     const old = olds as unknown as VirtualClusterOutputs;
     const driver = await openSite(inputs.site, inputs.siteId);
-    const record = recordOf(inputs, old.createdAt, old.imageRecord);
+    const progress = progressOf(inputs.clusterName);
+    await using _lock = await lockOf(driver, refOf(inputs), progress);
+    const record = recordOf(inputs, old.createdAt, await imageFor(inputs, old));
     const keys = await driver.allocate(record);
     const outs = outputsOf(inputs, record, keys);
     try {
-      await driver.fixImages(record, progressOf(inputs.clusterName));
+      await driver.fixImages(record, progress);
+      if (inputs.power === "off") {
+        await shutDown(driver, record, progress);
+      }
     } catch (error) {
       throw new PartialFailure(id, { ...outs, ready: false }, news, (error as Error).message);
     }
@@ -235,6 +302,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     if (found && !isOurs(found.mark, record)) {
       return; // A namesake of somebody else's: nothing of ours is left, and theirs isn't touched.
     }
+    await using _lock = await lockOf(driver, record, progressOf(record.name));
     // Nodes delete their own machines. What is left was made by a create that was cut off before the state knew it.
     await Promise.all(
       (await machinesOf(driver, record)).map((node) => driver.remove({ cluster: record, node }, { graceSeconds: 0 })),
@@ -274,13 +342,96 @@ function identityOf(wish: Pick<Args, "organization" | "project" | "stack" | "nam
   return { organization: wish.organization, project: wish.project, stack: wish.stack, cluster: wish.name };
 }
 
+/** Changes that the policies refuse. Of disks the plan tells: what has grown stays when it is asked for no more. */
+function refusedChanges(old: VirtualClusterInputs, inputs: VirtualClusterInputs): CheckFailure[] {
+  const allowed = new Set(["diskSize", ...(inputs.allowReplace === "computes" ? ["image"] : [])]);
+  const disk = (property: string, sizeIn: (plan: ClusterPlan) => number | undefined) =>
+    refusals({ [property]: DISK_GROWS }, { [property]: sizeIn(old.plan) }, { [property]: sizeIn(inputs.plan) });
+  return [
+    ...refusals(VIRTUAL_CLUSTER_POLICIES, { ...old }, { ...inputs }).filter(({ property }) => !allowed.has(property)),
+    ...disk("diskSize", ({ computes }) => computes[0]?.diskSize),
+    ...disk("frontend.diskSize", ({ frontend }) => frontend.diskSize),
+  ];
+}
+
+/** @throws InvalidImage for a disk that its image doesn't fit on */
+async function refuseSmallDisks(wish: Args, image: LocalImage): Promise<void> {
+  const disks = [
+    { property: "diskSize", wished: wish.diskSize, file: image.computeDisk },
+    { property: "frontend.diskSize", wished: wish.frontend.diskSize, file: image.frontendDisk },
+  ];
+  for (const { property, wished, file } of disks) {
+    const needed = Math.ceil((await stat(file)).size / 1024 / 1024);
+    if (wished !== undefined && wished < needed) {
+      throw new InvalidImage(
+        `${property} ${wished}`,
+        `image ${image.vcName} has a disk of ${needed} MiB`,
+        `Ask for at least that, or leave ${property} out`,
+      ).about(property);
+    }
+  }
+}
+
+/** Says by which way a running frontend gets to know of a change. That the site doesn't answer now is told elsewhere. */
+async function announceVcOut(old: VirtualClusterOutputs, inputs: VirtualClusterInputs): Promise<void> {
+  const listed = ({ plan: { computes }, publicKey }: VirtualClusterInputs) => [
+    publicKey,
+    ...computes.map(({ name, cpus, privateIp }) => ({ name, cpus, privateIp })),
+  ];
+  if (inputs.power === "off" || same(listed(old), listed(inputs))) {
+    return;
+  }
+  const driver = connect(inputs.site);
+  const cluster = await driver.find(inputs.clusterName);
+  const channel = cluster && (await driver.channel({ cluster, node: "frontend" }).catch(() => undefined));
+  if (channel) {
+    progressOf(inputs.clusterName, "frontend")(`its new vc-out.xml ${BY_CHANNEL[channel]}`);
+  }
+}
+
+const BY_CHANNEL: Readonly<Record<Channel, string>> = {
+  agent: "goes through the guest agent, while it runs",
+  ssh: "goes over ssh, while it runs",
+  nextBoot: "waits for its next start, since its guest offers no channel now",
+};
+
+/** Another image is for the computes alone. */
+async function imageFor(
+  inputs: VirtualClusterInputs,
+  { image, imageRecord }: VirtualClusterOutputs,
+): Promise<ImageRecord> {
+  if (inputs.image === image) {
+    return imageRecord;
+  }
+  const { compute } = await recordImage(await findImage(inputs.repository, inputs.image));
+  return { ...imageRecord, compute, computeVcName: inputs.image };
+}
+
+/** Computes first: what they have open on the frontend is closed while it still answers. */
+async function shutDown(driver: Driver, record: ClusterRecord, progress: Progress): Promise<void> {
+  const machines = [...(await driver.read(record.name))].filter(
+    ([, { mark, state }]) => isOurs(mark, record) && state === "running",
+  );
+  const nodes = machines.map(([node]) => node);
+  const stop = (node: string) => driver.shutdown({ cluster: record, node }, { graceSeconds: SHUTDOWN_SECONDS });
+  if (nodes.length > 0) {
+    progress(`shutting down ${nodes.length} machines, computes first`);
+  }
+  await Promise.all(nodes.filter((node) => node !== "frontend").map(stop));
+  await Promise.all(nodes.filter((node) => node === "frontend").map(stop));
+}
+
+/** Clusters that this process has seen in the state: one that is checked without it after that is being replaced. */
+const inState = new Set<string>();
+
 /** What the site holds under our mark is the plan, else what was planned before; only the rest is dealt. */
 async function plan(
-  wish: ClusterWish,
+  wish: ClusterWish & Pick<Args, "power" | "adopt">,
   site: SiteSettings,
   mark: Omit<ClusterRecord["mark"], "version" | "createdAt">,
-  old: ClusterPlan | undefined,
+  oldInputs: VirtualClusterInputs | undefined,
 ) {
+  const old = oldInputs?.clusterName === wish.name ? oldInputs.plan : undefined;
   const driver = connect(site);
   const [description, held, machines] = await withinSeconds(
     DESCRIBE_LIMIT_SECONDS,
@@ -288,20 +439,40 @@ async function plan(
   );
   if (held) {
     refuseForeign(`cluster ${wish.name}`, held.mark, { name: wish.name, mark });
+    refuseUnadopted(wish, held, machines, oldInputs !== undefined);
   }
   const known = proposals.withOthers(description, wish.name);
   const dealt = held?.plan ?? old;
-  const planned = planCluster(
-    wish,
-    known,
-    dealt && { privateCidr: dealt.privateNetwork.cidr, publicIp: dealt.frontend.publicIp },
-  );
+  const planned = planCluster(wish, known, dealt && dealtOf(dealt));
   const running = [...machines.values()].filter(({ state }) => state === "running");
-  refuseOversize(planned, known, running);
+  if (wish.power === "on") {
+    refuseOversize(planned, known, running);
+  }
   const [asked, used] = [sumOf(nodesOf(planned)), sumOf(running)];
   const growth = { cpus: asked.cpus - used.cpus, memory: asked.memory - used.memory };
   proposals.propose(description.siteId, wish.name, planned, growth);
   return { siteId: description.siteId, plan: planned };
+}
+
+/**
+ * An interrupted create has no machines as long as the state doesn't know the cluster. So where there are some, the state
+ * was lost, or there are two.
+ */
+function refuseUnadopted(
+  { name, adopt }: Pick<ClusterWish, "name"> & Pick<Args, "adopt">,
+  held: ClusterRecord,
+  machines: ReadonlyMap<string, ObservedNode>,
+  isInState: boolean,
+): void {
+  if (isInState) {
+    inState.add(clusterIdOf(held));
+  } else if (machines.size > 0 && !adopt && !inState.has(clusterIdOf(held))) {
+    throw new ForeignOwner(
+      `cluster ${name}`,
+      `runs at the site with this stack's mark (${machines.size} machines), and this stack's state doesn't know it`,
+      "Take it over with adopt: true; or, if it isn't needed any more, remove it with `npx vc sweep`",
+    ).about("adopt");
+  }
 }
 
 async function withinSeconds<T>(seconds: number, work: Promise<T>): Promise<T> {
@@ -348,6 +519,11 @@ async function recordImage(image: LocalImage): Promise<ImageRecord> {
   };
 }
 
+/** The cluster by which others tell it from theirs. */
+function refOf(inputs: VirtualClusterInputs): ClusterRef {
+  return { name: inputs.clusterName, mark: { owner: inputs.owner, ...identityOf(inputs) } };
+}
+
 function recordOf(inputs: VirtualClusterInputs, createdAt: string, image: ImageRecord): ClusterRecord {
   return {
     name: inputs.clusterName,
@@ -356,6 +532,8 @@ function recordOf(inputs: VirtualClusterInputs, createdAt: string, image: ImageR
     plan: inputs.plan,
     image,
     publicKeys: [inputs.publicKey],
+    ...(inputs.minReady !== undefined && { minReady: inputs.minReady }),
+    ...(inputs.adopt && { adopted: true }),
   };
 }
 

@@ -16,8 +16,14 @@ const builder = new XMLBuilder({
   suppressEmptyNode: true,
 });
 
+/** What a frontend's file says of a compute. */
+export type ListedCompute = Pick<NodePlan, "name" | "cpus" | "privateIp" | "privateMac">;
+
 /** The file of a frontend: itself, every compute, DNS and the keys that may log in. */
-export function frontendVcOut(plan: ClusterPlan, keys: readonly string[]): string {
+export function frontendVcOut(
+  plan: Omit<ClusterPlan, "computes"> & { readonly computes: readonly ListedCompute[] },
+  keys: readonly string[],
+): string {
   const { frontend, privateNetwork, publicNetwork } = plan;
   return render({
     frontend: {
@@ -58,7 +64,7 @@ function nic(ip: string, mac: string, cidr: string) {
   return { "@ip": ip, "@mac": mac.toLowerCase(), "@mtu": MTU, "@netmask": netmask, "@subnet": network };
 }
 
-function common(plan: ClusterPlan, keys: readonly string[]) {
+function common(plan: Pick<ClusterPlan, "publicNetwork">, keys: readonly string[]) {
   return {
     network: { dns: { "@domain": "", "@ip": plan.publicNetwork.dns.join(","), "@search": "local" } },
     key: keys,

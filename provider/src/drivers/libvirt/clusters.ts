@@ -3,15 +3,16 @@ import { join } from "node:path";
 import { execa } from "execa";
 import { digestOf, locateDisk } from "../../images/disk";
 import { inTemporaryFolder } from "../../temporary-folder";
+import { allDigestsOf, digestsOf, formerBases, withFormerBases } from "../bases";
 import { Batcher } from "../batcher";
-import type { ClusterKeys, ClusterRecord, DiskImage, Progress } from "../driver";
+import type { ClusterKeys, ClusterRecord, ClusterRef, DiskImage, Progress } from "../driver";
 import { AddressTaken, ForeignOwner, NotFound } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import { allDone, Reverter } from "../reverter";
-import { listClusters } from "./site";
+import { listNetworks } from "./site";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
-import { clusterNetworkXml, LEASE_PREFIX, leaseXml, parseNetwork } from "./xml";
+import { clusterNetworkXml, LEASE_PREFIX, leaseXml, type ObservedNetwork, parseNetwork, REPLUG_PREFIX } from "./xml";
 
 /** The cluster's own key pairs as they lie in its keys volume. */
 export interface PrivateKeys {
@@ -40,6 +41,8 @@ export class Clusters {
   constructor(
     private readonly virsh: Virsh,
     private readonly volumes: Volumes,
+    /** Names of the base volumes that machines at the site use. */
+    private readonly basesInUse: () => Promise<ReadonlySet<string>>,
   ) {
     this.definitions = new Batcher(async (names) => {
       const documents = await virsh.batch(names.map((name) => ["net-dumpxml", "--inactive", name]));
@@ -76,8 +79,9 @@ export class Clusters {
     }
     await using reverter = new Reverter();
 
+    const former = formerBases(present, record);
     // The network comes first: what follows belongs to the cluster that it records.
-    await this.define(clusterNetworkXml(record), `subnet ${record.plan.privateNetwork.cidr}`);
+    await this.define(clusterNetworkXml(withFormerBases(record, former)), `subnet ${record.plan.privateNetwork.cidr}`);
     if (!present) {
       reverter.add(() => this.removeNetwork(record.name));
     }
@@ -96,20 +100,46 @@ export class Clusters {
     const [keys] = await allDone(makeKeys(), lease(), this.startNetwork(record.name));
 
     const publicKeys = { hostKey: keys.hostKey.public, rootKey: keys.rootKey.public };
-    await this.virsh.runWithFile(["net-define"], clusterNetworkXml({ ...record, keys: publicKeys }));
+    const written = withFormerBases({ ...record, keys: publicKeys }, former);
+    await this.virsh.runWithFile(["net-define"], clusterNetworkXml(written));
     reverter.succeed();
-    if (present) {
-      await this.removeUnusedBases(without(digestsOf(present), digestsOf(record)));
-    }
+    await this.removeUnusedBases(former);
     return publicKeys;
+  }
+
+  /** One sentence for each of the cluster's own things that isn't as it should be. */
+  async inspect(record: ClusterRecord): Promise<string[]> {
+    const ip = record.plan.frontend.publicIp;
+    const [[info = "", lease = ""], volumes] = await Promise.all([
+      this.virsh.batch([
+        ["net-info", record.name],
+        ["net-dumpxml", "--inactive", `${LEASE_PREFIX}${ip}`],
+      ]),
+      this.volumes.list(),
+    ]);
+    const gone = info.trim() === "";
+    const bases = digestsOf(record).flatMap((digest) => [baseVolume(digest), completeVolume(digest)]);
+    return [
+      ...(gone ? ["its private network is gone"] : []),
+      ...(!gone && !isActive(info) ? ["its private network is stopped"] : []),
+      ...(!gone && !isAutostarted(info) ? ["its private network doesn't start with its host any more"] : []),
+      ...(lease.trim() ? [] : [`the lease of its public address ${ip} is gone`]),
+      ...(volumes.has(keysVolume(record.name)) ? [] : ["its keys are gone"]),
+      ...(bases.every((base) => volumes.has(base)) ? [] : ["its base image is gone"]),
+    ];
+  }
+
+  /** All networks at the site. */
+  survey(): Promise<ObservedNetwork[]> {
+    return listNetworks(this.virsh);
   }
 
   /** Makes sure that the network is up and comes up with its host. */
   private async startNetwork(name: string): Promise<void> {
     const [info = ""] = await this.virsh.batch([["net-info", name]]);
     await this.virsh.sequence([
-      ...(/^Autostart:\s+yes/m.test(info) ? [] : [["net-autostart", name]]),
-      ...(/^Active:\s+yes/m.test(info) ? [] : [["net-start", name]]),
+      ...(isAutostarted(info) ? [] : [["net-autostart", name]]),
+      ...(isActive(info) ? [] : [["net-start", name]]),
     ]);
   }
 
@@ -120,22 +150,34 @@ export class Clusters {
     }
   }
 
-  async release(record: ClusterRecord, options: { keepBaseImage: boolean }): Promise<void> {
-    const present = await this.find(record.name);
+  async release(cluster: ClusterRef | ClusterRecord, options: { keepBaseImage: boolean }): Promise<void> {
+    const { name } = cluster;
+    const present = await this.find(name);
     if (present) {
-      refuseForeign(`cluster ${record.name}`, present.mark, record);
+      refuseForeign(`cluster ${name}`, present.mark, cluster);
     }
     // Whether or not the record is still there: a part of what it names may be.
-    await this.releaseAddress((present ?? record).plan.frontend.publicIp, record);
-    this.keys.delete(record.name);
-    await this.volumes.remove(keysVolume(record.name));
+    const records = [present, "plan" in cluster ? cluster : undefined].filter((record) => record !== undefined);
+    const addresses = new Set(records.map(({ plan }) => plan.frontend.publicIp));
+    for (const ip of addresses.size > 0 ? addresses : await this.leasesOf(cluster)) {
+      await this.releaseAddress(ip, cluster);
+    }
+    this.keys.delete(name);
+    await this.volumes.remove(keysVolume(name));
     if (present) {
       // The record goes last, so that an interrupted release can be taken up again.
-      await this.removeNetwork(record.name);
+      await this.removeNetwork(name);
     }
     if (!options.keepBaseImage) {
-      await this.removeUnusedBases(digestsOf(record));
+      await this.removeUnusedBases([...new Set(records.flatMap(allDigestsOf))]);
     }
+  }
+
+  private async leasesOf(cluster: ClusterRef): Promise<string[]> {
+    const networks = await listNetworks(this.virsh);
+    return networks.flatMap(({ lease }) =>
+      lease?.cluster === cluster.name && isOurs(lease.mark, cluster) ? [lease.ip] : [],
+    );
   }
 
   /** @throws NotFound when the cluster has no keys: it wasn't allocated here */
@@ -213,41 +255,39 @@ export class Clusters {
     await this.define(leaseXml(ip, record), `public address ${ip}`);
     const publicNetwork = parseNetwork(publicXml);
     if (publicNetwork.hasDhcp && !publicNetwork.dhcpHosts.some((host) => host.ip === ip)) {
-      await this.updateDhcp("add", ip, record);
+      await this.updateDhcp("add", publicNetwork.name, ip, record.plan.frontend.publicMac, record.name);
     }
     return !present.trim();
   }
 
-  private async releaseAddress(ip: string, record: ClusterRecord): Promise<void> {
+  private async releaseAddress(ip: string, cluster: ClusterRef): Promise<void> {
     const xml = await this.virsh.runIfThere(["net-dumpxml", "--inactive", `${LEASE_PREFIX}${ip}`]);
     const lease = xml === undefined ? undefined : parseNetwork(xml).lease;
-    if (lease?.cluster !== record.name || !isOurs(lease.mark, record)) {
+    if (lease?.cluster !== cluster.name || !isOurs(lease.mark, cluster)) {
       return;
     }
-    const publicXml = await this.virsh.runIfThere(["net-dumpxml", record.plan.publicNetwork.name]);
-    if (
-      publicXml !== undefined &&
-      parseNetwork(publicXml).dhcpHosts.some((host) => host.ip === ip && host.name === record.name)
-    ) {
-      await this.updateDhcp("delete", ip, record);
+    const publicXml = await this.virsh.runIfThere(["net-dumpxml", lease.network]);
+    const host = publicXml === undefined ? undefined : parseNetwork(publicXml).dhcpHosts.find((one) => one.ip === ip);
+    if (host?.name === cluster.name) {
+      await this.updateDhcp("delete", lease.network, ip, host.mac, cluster.name);
     }
     await ifThere(this.virsh.run(["net-undefine", `${LEASE_PREFIX}${ip}`]));
   }
 
-  private async updateDhcp(action: "add" | "delete", ip: string, record: ClusterRecord): Promise<void> {
-    const host = `<host mac='${record.plan.frontend.publicMac}' name='${record.name}' ip='${ip}'/>`;
-    await this.virsh.run([
-      "net-update",
-      record.plan.publicNetwork.name,
-      action,
-      "ip-dhcp-host",
-      host,
-      "--live",
-      "--config",
-    ]);
+  private async updateDhcp(
+    action: "add" | "delete",
+    network: string,
+    ip: string,
+    mac: string,
+    name: string,
+  ): Promise<void> {
+    const host = `<host mac='${mac}' name='${name}' ip='${ip}'/>`;
+    await this.virsh.run(["net-update", network, action, "ip-dhcp-host", host, "--live", "--config"]);
   }
 
   private async removeNetwork(name: string): Promise<void> {
+    // What an interrupted plugging in may have left.
+    await this.virsh.batch([["net-destroy", `${REPLUG_PREFIX}${name}`]], { tolerant: true });
     await this.virsh.run(["net-destroy", name]).catch((error) => {
       if (!(error instanceof NotFound) && !/not active/.test((error as Error).message)) {
         throw error;
@@ -299,15 +339,17 @@ export class Clusters {
     progress(`base image stored in ${((Date.now() - started) / 1000).toFixed(1)} s; every node shares it`);
   }
 
-  private async removeUnusedBases(digests: ReadonlySet<string>): Promise<void> {
-    if (digests.size === 0) {
+  /** Removes bases that no cluster's record names and no machine uses. */
+  async removeUnusedBases(digests: readonly string[]): Promise<void> {
+    if (digests.length === 0) {
       return;
     }
     // The sign of wholeness goes first: a cluster that comes now uploads again rather than trust a base on its way out.
-    await this.volumes.remove(...[...digests].map(completeVolume));
-    const inUse = new Set((await listClusters(this.virsh)).flatMap((cluster) => [...digestsOf(cluster)]));
+    await this.volumes.remove(...digests.map(completeVolume));
+    const [networks, used] = await Promise.all([listNetworks(this.virsh), this.basesInUse()]);
+    const named = new Set(networks.flatMap(({ cluster }) => (cluster ? digestsOf(cluster) : [])));
     for (const digest of digests) {
-      if (inUse.has(digest)) {
+      if (named.has(digest) || used.has(baseVolume(digest))) {
         await this.volumes.create(completeVolume(digest), 0);
       } else {
         await this.volumes.remove(baseVolume(digest));
@@ -316,12 +358,12 @@ export class Clusters {
   }
 }
 
-function digestsOf({ image }: ClusterRecord): Set<string> {
-  return new Set([image.frontend.digest, image.compute.digest]);
+function isActive(info: string): boolean {
+  return /^Active:\s+yes/m.test(info);
 }
 
-function without(items: ReadonlySet<string>, others: ReadonlySet<string>): Set<string> {
-  return new Set([...items].filter((item) => !others.has(item)));
+function isAutostarted(info: string): boolean {
+  return /^Autostart:\s+yes/m.test(info);
 }
 
 export function baseVolume(digest: string): string {

@@ -1,7 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import { execa } from "execa";
 import { Batcher } from "../batcher";
-import type { ClusterRecord, WaitLimits } from "../driver";
+import type { Channel, ClusterRecord, WaitLimits } from "../driver";
 import { NotReady, SiteFailure } from "../errors";
 import type { Virsh } from "./virsh";
 
@@ -11,6 +11,8 @@ const AGENT_SECONDS = 3;
 /** An agent that isn't there yet is no failure. */
 const TOLERANT = { tolerant: true };
 const POLL_MS = 1000;
+const EXECUTE_MS = 120_000;
+const GROW_TRIES = 10;
 /** The guest agent comes up within seconds of a boot; an image without one is asked over ssh from then on. */
 const SSH_AFTER_SECONDS = 45;
 const SSH_EVERY_SECONDS = 10;
@@ -88,43 +90,79 @@ export class Guests {
     throw new NotReady(`node ${node}`, `not ready after ${limits.seconds} s: ${last}`, HINT);
   }
 
+  /** By which way a running guest would take a new vc-out.xml now. */
+  async channel(domain: string, node: string, cluster: ClusterRecord): Promise<Channel> {
+    if ((await this.status(domain)).kind === "guest") {
+      return "agent";
+    }
+    const { exitCode } = await this.ssh(node, cluster, ["test", "-x", GUEST_PROGRAM]);
+    return exitCode === 0 ? "ssh" : "nextBoot";
+  }
+
+  /** Lets the root file system fill a disk that has grown. A guest that can't be asked does so when it boots. */
+  async grow(domain: string): Promise<void> {
+    for (let tries = 0; tries < GROW_TRIES; tries++) {
+      const result = await this.execute(domain, ["grow"]);
+      if (!result || result.exitCode === 0) {
+        return;
+      }
+      // Another one is at it already: that of a boot.
+      await setTimeout(POLL_MS);
+    }
+    throw new SiteFailure(
+      `${domain}: its disk has grown, and its file system could not`,
+      "",
+      "Run `vc-guest grow` in it",
+    );
+  }
+
   /**
    * Hands a running guest a new vc-out.xml.
    * @returns false when the guest offers no channel
    * @throws SiteFailure when it took the file and failed with it
    */
   async replaceVcOut(domain: string, node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
-    const pid = await this.startReplace(domain, vcOut);
-    if (pid === undefined) {
+    const result = await this.execute(domain, ["replace"], vcOut);
+    if (!result) {
       return this.replaceOverSsh(node, cluster, vcOut);
     }
-    for (let waited = 0; waited < 120_000; waited += 500) {
+    if (result.exitCode !== 0) {
+      throw new SiteFailure(
+        `node ${node}: its guest program refused the new vc-out.xml`,
+        result.output.trim().slice(-500),
+      );
+    }
+    return true;
+  }
+
+  /** Runs the guest program. @returns undefined where no agent answers, or there is no such program */
+  private async execute(
+    domain: string,
+    arg: readonly string[],
+    input = "",
+  ): Promise<{ readonly exitCode: number; readonly output: string } | undefined> {
+    const pid = parsePid(
+      await this.agent(domain, {
+        execute: "guest-exec",
+        arguments: {
+          path: GUEST_PROGRAM,
+          arg,
+          ...(input && { "input-data": Buffer.from(input).toString("base64") }),
+          "capture-output": true,
+        },
+      }),
+    );
+    if (pid === undefined) {
+      return undefined;
+    }
+    for (let waited = 0; waited < EXECUTE_MS; waited += 500) {
       const result = parseExecStatus(await this.agent(domain, { execute: "guest-exec-status", arguments: { pid } }));
       if (result) {
-        if (result.exitCode !== 0) {
-          throw new SiteFailure(
-            `node ${node}: its guest program refused the new vc-out.xml`,
-            result.output.trim().slice(-500),
-          );
-        }
-        return true;
+        return result;
       }
       await setTimeout(500);
     }
-    throw new SiteFailure(`node ${node}: its guest program takes too long over the new vc-out.xml`);
-  }
-
-  private async startReplace(domain: string, vcOut: string): Promise<number | undefined> {
-    const answer = await this.agent(domain, {
-      execute: "guest-exec",
-      arguments: {
-        path: GUEST_PROGRAM,
-        arg: ["replace"],
-        "input-data": Buffer.from(vcOut).toString("base64"),
-        "capture-output": true,
-      },
-    });
-    return parsePid(answer);
+    throw new SiteFailure(`${domain}: its guest program takes too long`, `vc-guest ${arg.join(" ")}`);
   }
 
   private async agent(domain: string, command: object): Promise<string> {
@@ -172,21 +210,27 @@ export class Guests {
 
   /** An answer of any kind will do, a refusal of our key included: sshd runs, so the network is configured. */
   private async sshAnswers(node: string, cluster: ClusterRecord): Promise<boolean> {
-    const { exitCode, stderr } = await execa("ssh", [...this.sshArguments(node, cluster), "true"], {
-      reject: false,
-      stdin: "ignore",
-      timeout: 20_000,
-    });
-    return exitCode === 0 || /Permission denied|Host key verification failed/.test(stderr ?? "");
+    const { exitCode, stderr } = await this.ssh(node, cluster, ["true"]);
+    return exitCode === 0 || /Permission denied|Host key verification failed/.test(stderr);
   }
 
   private async replaceOverSsh(node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
-    const { exitCode } = await execa("ssh", [...this.sshArguments(node, cluster), GUEST_PROGRAM, "replace"], {
-      reject: false,
-      input: vcOut,
-      timeout: 120_000,
-    });
+    const { exitCode } = await this.ssh(node, cluster, [GUEST_PROGRAM, "replace"], { input: vcOut, seconds: 120 });
     return exitCode === 0;
+  }
+
+  private async ssh(
+    node: string,
+    cluster: ClusterRecord,
+    command: readonly string[],
+    { input = "", seconds = 20 }: { readonly input?: string; readonly seconds?: number } = {},
+  ): Promise<{ readonly exitCode: number | undefined; readonly stderr: string }> {
+    const { exitCode, stderr } = await execa("ssh", [...this.sshArguments(node, cluster), ...command], {
+      reject: false,
+      input,
+      timeout: seconds * 1000,
+    });
+    return { exitCode, stderr: stderr ?? "" };
   }
 
   private sshArguments(node: string, cluster: ClusterRecord): string[] {

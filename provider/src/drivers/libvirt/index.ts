@@ -4,9 +4,12 @@ import { refuseOversize } from "../../plan/plan";
 import type {
   BootRequest,
   Capabilities,
+  Channel,
   ClusterKeys,
   ClusterRecord,
+  ClusterRef,
   Driver,
+  FoundCluster,
   NodeRef,
   ObservedNode,
   Progress,
@@ -18,8 +21,10 @@ import type {
 import type { LibvirtSettings } from "../settings";
 import { Clusters } from "./clusters";
 import { Guests } from "./guest";
+import { Locks } from "./locks";
 import { Nodes } from "./nodes";
 import { capacityOf, describeSite } from "./site";
+import { foundClusters } from "./survey";
 import { Virsh } from "./virsh";
 import { Volumes } from "./volumes";
 import { type HostCapabilities, parseCapabilities } from "./xml";
@@ -27,7 +32,7 @@ import { type HostCapabilities, parseCapabilities } from "./xml";
 const CAPABILITIES: Capabilities = {
   macs: "fromAddress",
   liveReconfigure: true,
-  liveResize: false,
+  liveResize: true,
   mergesNodes: false,
   readiness: true,
   parallelNodes: 8,
@@ -55,15 +60,17 @@ export class LibvirtDriver implements Driver {
   private readonly volumes: Volumes;
   private readonly clusters: Clusters;
   private readonly nodes: Nodes;
+  private readonly locks: Locks;
   private capabilitiesRead: Promise<HostCapabilities> | undefined;
 
   constructor(private readonly settings: LibvirtSettings) {
     const { uri = "", pool = "", sshConfig } = resolveLibvirtSettings(settings);
     this.virsh = new Virsh(uri);
     this.volumes = new Volumes(this.virsh, pool);
-    this.clusters = new Clusters(this.virsh, this.volumes);
+    this.clusters = new Clusters(this.virsh, this.volumes, () => this.nodes.basesInUse());
     const guests = new Guests(this.virsh, sshConfig);
-    this.nodes = new Nodes(this.virsh, this.volumes, this.clusters, guests, async () => (await this.host()).kvm);
+    this.nodes = new Nodes(this.virsh, this.volumes, this.clusters, guests, () => this.host());
+    this.locks = new Locks(this.virsh);
   }
 
   async siteId(): Promise<string> {
@@ -83,12 +90,29 @@ export class LibvirtDriver implements Driver {
     return this.clusters.find(clusterName);
   }
 
-  read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>> {
-    return this.nodes.read(clusterName);
+  async read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>> {
+    const machines = await this.nodes.read(clusterName);
+    return new Map([...machines].map(([node, { domain: _, ...observed }]) => [node, observed]));
+  }
+
+  async inspect(record: ClusterRecord): Promise<readonly string[]> {
+    const findings = await this.clusters.inspect(record);
+    // With the network, all of its NICs are out.
+    const nodes = findings.length === 0 ? await this.nodes.unplugged(record) : [];
+    return [...findings, ...nodes.map((node) => `${node} isn't plugged into its private network`)];
   }
 
   diagnose(node: NodeRef): Promise<string> {
     return this.nodes.diagnose(node);
+  }
+
+  async survey(): Promise<readonly FoundCluster[]> {
+    const [networks, machines] = await Promise.all([this.clusters.survey(), this.nodes.survey()]);
+    return foundClusters(networks, machines);
+  }
+
+  lock(cluster: ClusterRef, limits: WaitLimits): Promise<AsyncDisposable> {
+    return this.locks.lock(cluster, limits);
   }
 
   async allocate(record: ClusterRecord): Promise<ClusterKeys> {
@@ -102,24 +126,32 @@ export class LibvirtDriver implements Driver {
       site,
       [...machines.values()].filter(({ state }) => state === "running"),
     );
-    return this.clusters.allocate(record);
+    const keys = await this.clusters.allocate(record);
+    if (machines.size > 0) {
+      await this.nodes.replug(record);
+    }
+    return keys;
   }
 
   fixImages(record: ClusterRecord, progress: Progress): Promise<void> {
     return this.clusters.fixImages(record, progress);
   }
 
-  async release(record: ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
-    await this.nodes.removeLeftovers(record);
-    await this.clusters.release(record, options);
+  async release(cluster: ClusterRef | ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
+    await this.nodes.removeLeftovers(cluster);
+    await this.clusters.release(cluster, options);
   }
 
-  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "kept"> {
+  boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {
     return this.nodes.boot(node, request);
   }
 
   waitFor(node: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
     return this.nodes.waitFor(node, goal, limits);
+  }
+
+  channel(node: NodeRef<ClusterRecord>): Promise<Channel> {
+    return this.nodes.channel(node);
   }
 
   reconfigure(node: NodeRef<ClusterRecord>, vcOut: string): Promise<"live" | "nextBoot"> {

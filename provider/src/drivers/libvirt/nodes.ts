@@ -1,31 +1,43 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import pLimit from "p-limit";
-import { withOverlay } from "../../images/overlay";
+import { type GuestFile, injectInto, withOverlay } from "../../images/overlay";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { sha256 } from "../../vc-out/digest";
 import { Batcher } from "../batcher";
 import type {
   BootRequest,
+  Channel,
   ClusterRecord,
   ClusterRef,
   NodeRef,
   NodeState,
   ObservedNode,
+  Range,
   Shape,
   StopLimits,
   WaitLimits,
 } from "../driver";
 import { NotFound, NotReady } from "../errors";
-import { refuseForeign } from "../ownership";
+import { isOurs, refuseForeign } from "../ownership";
 import { Reverter } from "../reverter";
 import { baseVolume, type Clusters, TOGETHER_MS } from "./clusters";
 import type { Guests } from "./guest";
-import { ifThere, type Virsh } from "./virsh";
+import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
-import { domainXml, MARK_NAMESPACE, type NodeMark, nodeMetadataXml, type ObservedDomain, parseDomain } from "./xml";
+import {
+  domainXml,
+  MARK_NAMESPACE,
+  type NodeMark,
+  nicXml,
+  nodeMetadataXml,
+  type ObservedDomain,
+  parseDomain,
+  REPLUG_PREFIX,
+  replugNetworkXml,
+} from "./xml";
 
 /** An {@link ObservedNode} with what only this driver needs. */
 interface Machine extends ObservedNode {
@@ -35,7 +47,12 @@ interface Machine extends ObservedNode {
 const CONSOLE_TAIL_LINES = 20;
 /** A starting machine keeps a processor busy with its firmware; preparing its siblings goes on meanwhile. */
 const PARALLEL_STARTS = 4;
-const RESTART_GRACE_SECONDS = 60;
+const COPY_SECONDS = 6 * 3600;
+const MIB = 1024 * 1024;
+const ONLINE_TRIES = 10;
+const BALLOON_TRIES = 20;
+/** By how much a balloon may miss its mark, MiB. */
+const BALLOON_TOLERANCE_MIB = 2;
 const MOST_CONSOLE = 4 * 1024 * 1024;
 
 /** The machines of clusters: each one domain, its overlay volume and its console's log. */
@@ -48,7 +65,7 @@ export class Nodes {
     private readonly volumes: Volumes,
     private readonly clusters: Clusters,
     private readonly guests: Guests,
-    private readonly kvm: () => Promise<boolean>,
+    private readonly host: () => Promise<{ readonly kvm: boolean; readonly cpus: number }>,
   ) {
     this.clustersRead = new Batcher((names) => this.loadClusters(names), TOGETHER_MS);
   }
@@ -58,26 +75,30 @@ export class Nodes {
     return (await this.clustersRead.get(cluster)) ?? new Map();
   }
 
-  async boot(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "kept"> {
-    const machine = await this.find(ref);
-    if (!machine) {
-      await this.create(ref, request);
+  async boot(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {
+    const found = await this.find(ref);
+    if (!found || isDiskLost(found)) {
+      await this.create(ref, request, found);
       return "created";
     }
+    const machine = await this.finishReplacement(ref, found);
     if (!machine.autostart) {
       await this.virsh.run(["autostart", machine.domain.name]);
     }
-    const fits = machine.cpus === request.plan.cpus && machine.memory === request.plan.memory;
-    if (!fits) {
-      await this.resize(ref, request.plan, { graceSeconds: RESTART_GRACE_SECONDS });
+    if (request.power === "off") {
+      await this.stop(machine, request.stop);
+      await this.resizeOff({ ...machine, state: "off" }, request.plan, request.stop);
+      return machine.state === "off" ? "kept" : "stopped";
     }
-    const started = !fits || machine.state !== "running";
-    if (started) {
-      await this.start(await this.existing(ref));
-    } else if (machine.vcOutDigest !== sha256(request.vcOut)) {
-      await this.reconfigure(ref, request.vcOut);
+    if (machine.state === "running" && (await this.resizeLive(machine, request.plan))) {
+      if (machine.vcOutDigest !== sha256(request.vcOut)) {
+        await this.reconfigure(ref, request.vcOut);
+      }
+      return "kept";
     }
-    return started ? "started" : "kept";
+    await this.resizeOff(machine, request.plan, request.stop);
+    await this.start(ref, await this.existing(ref), request.vcOut);
+    return "started";
   }
 
   async waitFor(ref: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
@@ -103,29 +124,59 @@ export class Nodes {
     }
   }
 
+  async channel(ref: NodeRef<ClusterRecord>): Promise<Channel> {
+    const machine = await this.existing(ref);
+    return machine.state === "running" ? this.guests.channel(machine.domain.name, ref.node, ref.cluster) : "nextBoot";
+  }
+
   async reconfigure(ref: NodeRef<ClusterRecord>, vcOut: string): Promise<"live" | "nextBoot"> {
     const machine = await this.existing(ref);
-    if (machine.state !== "running") {
-      return "nextBoot";
+    const taken =
+      machine.state === "running" &&
+      (await this.guests.replaceVcOut(machine.domain.name, ref.node, ref.cluster, vcOut));
+    if (taken) {
+      await this.setMark(ref, machine, { vcOutDigest: sha256(vcOut) });
+    } else if (!machine.vcOutWaits) {
+      await this.setMark(ref, machine, { vcOutDigest: machine.vcOutDigest, vcOutWaits: true });
     }
-    if (!(await this.guests.replaceVcOut(machine.domain.name, ref.node, ref.cluster, vcOut))) {
-      return "nextBoot";
-    }
-    await this.setMark(ref, machine, sha256(vcOut));
-    return "live";
+    return taken ? "live" : "nextBoot";
   }
 
   async resize(ref: NodeRef, shape: Shape, limits: StopLimits): Promise<"live" | "restarted"> {
     const machine = await this.existing(ref);
-    if (machine.cpus === shape.cpus && machine.memory === shape.memory) {
+    if (await this.resizeLive(machine, shape)) {
       return "live";
     }
-    await this.stop(machine, limits);
-    await this.reshape(machine.domain.name, shape);
-    if (machine.state !== "off") {
-      await this.start({ ...machine, state: "off" });
+    await this.resizeOff(machine, shape, limits);
+    if (machine.state === "off") {
+      return "live";
     }
+    await this.startLimit(() => this.virsh.run(["start", machine.domain.name]));
     return "restarted";
+  }
+
+  /** @returns false for what takes a restart, or a machine that doesn't run */
+  private async resizeLive(machine: Machine, shape: Shape): Promise<boolean> {
+    if (machine.state !== "running") {
+      return false;
+    }
+    await this.growDisk(machine, shape);
+    if (machine.cpus === shape.cpus && machine.memory === shape.memory) {
+      return true;
+    }
+    return fits(machine.live, shape) && this.reshapeLive(machine, shape);
+  }
+
+  /** Stops a machine that isn't in this shape, and gives it to it. */
+  private async resizeOff(machine: Machine, shape: Shape, limits: StopLimits): Promise<void> {
+    const reshaped = machine.cpus !== shape.cpus || machine.memory !== shape.memory;
+    if (reshaped) {
+      await this.stop(machine, limits);
+      await this.reshape(machine.domain, shape);
+    }
+    if (reshaped || machine.state === "off") {
+      await this.growDisk({ ...machine, state: "off" }, shape);
+    }
   }
 
   async shutdown(ref: NodeRef, limits: StopLimits): Promise<void> {
@@ -134,14 +185,18 @@ export class Nodes {
 
   async remove(ref: NodeRef, limits: StopLimits): Promise<void> {
     const name = domainName(ref);
-    const machine = await this.find(ref);
+    const [machine, record] = await Promise.all([this.find(ref), this.clusters.find(ref.cluster.name)]);
     if (machine) {
       await this.stop(machine, limits);
       await ifThere(this.virsh.run(["undefine", name, "--managed-save", "--snapshots-metadata", "--nvram"]));
-    } else {
-      await this.refuseForeignCluster(ref.cluster);
+    } else if (record) {
+      // A disk without a machine says by its name alone whose it is.
+      refuseForeign(`cluster ${record.name}`, record.mark, ref.cluster);
     }
-    await this.volumes.remove(diskVolume(name), consoleVolume(name));
+    await this.volumes.remove(diskVolume(name), consoleVolume(name), replacementVolume(name));
+    if (isOurs(record?.mark, ref.cluster)) {
+      await this.clusters.removeUnusedBases(record?.formerBases ?? []);
+    }
   }
 
   /** Takes away the disks of nodes whose `boot` was cut off before it got to the machine. */
@@ -152,10 +207,63 @@ export class Nodes {
       this.refuseForeignCluster(cluster),
     ]);
     const left = [...volumes].filter((volume) => {
-      const [, name, node = ""] = /^(.+)-(frontend|compute-\d+)\.(?:qcow2|console)$/.exec(volume) ?? [];
+      const [, name, node = ""] = /^(.+)-(frontend|compute-\d+)\.(?:qcow2|console|new\.qcow2)$/.exec(volume) ?? [];
       return name === cluster.name && !machines.has(node);
     });
     await this.volumes.remove(...left);
+  }
+
+  /** Running nodes whose private NIC isn't plugged in: somebody has stopped their network, and perhaps started it again. */
+  async unplugged(record: ClusterRecord): Promise<string[]> {
+    return (await this.unpluggedMachines(record)).map(([node]) => node);
+  }
+
+  /** Plugs private NICs in again. Their guests notice nothing. */
+  async replug(record: ClusterRecord): Promise<void> {
+    const machines = await this.unpluggedMachines(record);
+    if (machines.length === 0) {
+      return;
+    }
+    const between = `${REPLUG_PREFIX}${record.name}`;
+    await this.virsh.runWithFile(["net-create"], replugNetworkXml(record)).catch((error) => {
+      if (!(error instanceof AlreadyThere)) {
+        throw error;
+      }
+    });
+    // libvirt takes a NIC for plugged in as long as its network's name stays the same.
+    for (const [, { domain }] of machines) {
+      for (const network of [between, record.name]) {
+        const { mac = "", model = "" } = domain.nics[0] ?? {};
+        await this.virsh.runWithFile(["update-device", domain.name, "--live"], nicXml({ mac, model, network }));
+      }
+    }
+    await ifThere(this.virsh.run(["net-destroy", between]));
+  }
+
+  private async unpluggedMachines(record: ClusterRecord): Promise<Array<[string, Machine]>> {
+    const running = [...(await this.read(record.name))].filter(
+      ([, { state, mark }]) => state === "running" && isOurs(mark, record),
+    );
+    if (running.length === 0) {
+      return [];
+    }
+    const [ports = ""] = await this.virsh.batch([["net-port-list", record.name]], { tolerant: true });
+    return running.filter(([, { domain }]) => !ports.includes(domain.nics[0]?.port || "none"));
+  }
+
+  /** Every machine at the site that carries a mark. */
+  async survey(): Promise<NodeMark[]> {
+    return (await this.allDomains()).flatMap(({ mark }) => (mark ? [mark] : []));
+  }
+
+  async basesInUse(): Promise<Set<string>> {
+    return new Set((await this.allDomains()).map(({ base }) => base));
+  }
+
+  private async allDomains(): Promise<ObservedDomain[]> {
+    const names = lines(await this.virsh.run(["list", "--all", "--name"]));
+    const documents = await this.virsh.batch(names.map((name) => ["dumpxml", "--inactive", name]));
+    return documents.filter((xml) => xml.trim()).map(parseDomain);
   }
 
   async diagnose(ref: NodeRef): Promise<string> {
@@ -169,81 +277,134 @@ export class Nodes {
     });
   }
 
-  private async create(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
+  /** @param found a machine whose disk is lost, or was never whole */
+  private async create(ref: NodeRef<ClusterRecord>, request: BootRequest, found: Machine | undefined): Promise<void> {
     const name = domainName(ref);
     const image = ref.cluster.image[request.role];
+    if (found) {
+      await this.remove(ref, { graceSeconds: 0 });
+    }
     await using reverter = new Reverter();
 
-    const [disk, base, console] = await Promise.all([
+    const [disk, base, console, volumes, host] = await Promise.all([
       this.volumes.pathOf(diskVolume(name)),
       this.volumes.pathOf(baseVolume(image.digest)),
       this.volumes.pathOf(consoleVolume(name)),
+      request.keepDisk ? this.volumes.list() : new Set<string>(),
+      this.host(),
     ]);
-    const made = await this.createVolumes(ref, request, base);
-    reverter.add(() => this.volumes.remove(...made));
-
+    const keepDisk = volumes.has(diskVolume(name));
+    const mark = markOf(ref, { vcOutDigest: sha256(request.vcOut) });
     const xml = domainXml({
       name,
-      mark: markOf(ref, sha256(request.vcOut)),
+      mark: { ...mark, ...(!keepDisk && { disk: "filling" }) },
       plan: request.plan,
       disk: { path: disk, base },
       devices: image.devices,
       console,
       publicNetwork: ref.cluster.plan.publicNetwork.name,
-      kvm: await this.kvm(),
+      kvm: host.kvm,
+      mostCpus: host.cpus,
     });
+    // The machine comes before its disk: its mark says whether that is whole.
     await this.virsh.runWithFile(["define"], xml);
     // Not before: a machine that somebody else has defined meanwhile isn't ours to undo.
     reverter.add(() => this.virsh.run(["undefine", name]));
+    const made = keepDisk ? await this.createConsole(name) : await this.createVolumes(ref, request, base);
+    reverter.add(() => this.volumes.remove(...made));
     reverter.add(() => this.virsh.run(["destroy", name]));
     await this.startLimit(() =>
       this.virsh.sequence([
+        ...(keepDisk ? [] : [setMetadata(name, mark, ["--config"])]),
         ["autostart", name],
-        ["start", name],
+        ...(request.power === "on" ? [["start", name]] : []),
       ]),
     );
     reverter.succeed();
   }
 
-  /** @returns the volumes that were made now: all of the node's but a disk that is kept */
+  /** @returns the volumes that were made */
+  private async createConsole(name: string): Promise<string[]> {
+    await this.volumes.store([{ name: consoleVolume(name), bytes: 0 }]);
+    return [consoleVolume(name)];
+  }
+
+  /** @returns the volumes that were made */
   private async createVolumes(
     ref: NodeRef<ClusterRecord>,
     request: BootRequest,
     baseAtSite: string,
   ): Promise<string[]> {
     const name = domainName(ref);
-    const console = { name: consoleVolume(name), bytes: 0 };
-    if (request.keepDisk && (await this.volumes.list()).has(diskVolume(name))) {
-      await this.volumes.store([console]);
-      return [console.name];
-    }
     const image = ref.cluster.image[request.role];
     const keys = await this.clusters.keysOf(ref.cluster.name);
     return inTemporaryFolder(async (folder) => {
       const base = await this.clusters.localBase(image, folder, () => undefined);
       const files = [
-        { path: "/root/vc-out.xml", content: request.vcOut, mode: 0o644 },
+        vcOutFile(request.vcOut),
         { path: "/etc/vc/id_ed25519", content: keys.rootKey.private, mode: 0o600 },
         { path: "/etc/vc/id_ed25519.pub", content: `${keys.rootKey.public}\n`, mode: 0o644 },
         { path: "/etc/vc/ssh_host_ed25519_key", content: keys.hostKey.private, mode: 0o600 },
         { path: "/etc/vc/ssh_host_ed25519_key.pub", content: `${keys.hostKey.public}\n`, mode: 0o644 },
       ];
-      const overlay = { base, baseAtSite, size: image.size, rootOffset: image.rootOffset, files };
+      const size = Math.max(image.size, (request.plan.diskSize ?? 0) * MIB);
+      const overlay = { base, baseAtSite, size, rootOffset: image.rootOffset, files };
       return withOverlay(overlay, async (file, bytes) => {
-        const disk = { name: diskVolume(name), bytes, file };
-        await this.volumes.store([console, disk]);
-        return [console.name, disk.name];
+        const made = [
+          { name: consoleVolume(name), bytes: 0 },
+          { name: diskVolume(name), bytes, file },
+        ];
+        await this.volumes.store(made);
+        return made.map((volume) => volume.name);
       });
     });
   }
 
-  private async start(machine: Machine): Promise<void> {
-    const name = machine.domain.name;
+  private async start(ref: NodeRef<ClusterRecord>, machine: Machine, vcOut: string): Promise<void> {
+    const { name } = machine.domain;
     if (machine.state === "paused") {
       await this.virsh.run(["resume", name]);
     } else if (machine.state !== "running") {
+      if (machine.vcOutWaits && machine.vcOutDigest !== sha256(vcOut)) {
+        await this.replaceOnDisk(ref, machine, vcOut);
+      }
       await this.startLimit(() => this.virsh.run(["start", name]));
     }
+  }
+
+  /**
+   * Writes a new vc-out.xml into the disk of a machine that is off. The changed disk is at the site as a whole before it
+   * takes the old one's place, so that an interruption costs no data.
+   */
+  private async replaceOnDisk(ref: NodeRef<ClusterRecord>, machine: Machine, vcOut: string): Promise<void> {
+    const { name } = machine.domain;
+    const image = ref.cluster.image[ref.node === "frontend" ? "frontend" : "compute"];
+    await inTemporaryFolder(async (folder) => {
+      const file = join(folder, "disk.qcow2");
+      await this.volumes.download(diskVolume(name), file, { timeoutSeconds: COPY_SECONDS });
+      const base = await this.clusters.localBase(image, folder, () => undefined);
+      await injectInto({ file, base, rootOffset: image.rootOffset, files: [vcOutFile(vcOut)] });
+      await this.volumes.store([{ name: replacementVolume(name), bytes: (await stat(file)).size, file }]);
+    });
+    const mark = { vcOutDigest: sha256(vcOut), disk: "replacing" } as const;
+    await this.setMark(ref, machine, mark);
+    await this.finishReplacement(ref, { ...machine, domain: { ...machine.domain, mark: markOf(ref, mark) } });
+  }
+
+  private async finishReplacement(ref: NodeRef<ClusterRecord>, machine: Machine): Promise<Machine> {
+    const { name, mark } = machine.domain;
+    if (mark?.disk !== "replacing") {
+      return machine;
+    }
+    await inTemporaryFolder(async (folder) => {
+      const file = join(folder, "disk.qcow2");
+      if (await this.volumes.download(replacementVolume(name), file, { timeoutSeconds: COPY_SECONDS })) {
+        await this.volumes.upload(diskVolume(name), file, { timeoutSeconds: COPY_SECONDS });
+      }
+    });
+    await this.setMark(ref, machine, { vcOutDigest: mark.vcOutDigest });
+    await this.volumes.remove(replacementVolume(name));
+    return this.existing(ref);
   }
 
   /** Asks the guest by every way there is, then pulls the plug. */
@@ -272,18 +433,77 @@ export class Nodes {
     });
   }
 
-  private async reshape(name: string, shape: Shape): Promise<void> {
+  /** The definition alone, from which the next start is made. */
+  private async reshape({ name, mostCpus }: ObservedDomain, shape: Shape): Promise<void> {
     const memory = `${shape.memory}MiB`;
-    await this.virsh.run(["setmaxmem", name, memory, "--config"]);
-    await this.virsh.run(["setmem", name, memory, "--config"]);
-    await this.virsh.run(["setvcpus", name, String(shape.cpus), "--config", "--maximum"]);
-    await this.virsh.run(["setvcpus", name, String(shape.cpus), "--config"]);
+    const [cpus, most] = [String(shape.cpus), String(Math.max(shape.cpus, mostCpus))];
+    await this.virsh.sequence([
+      ["setmaxmem", name, memory, "--config"],
+      ["setmem", name, memory, "--config"],
+      ["setvcpus", name, most, "--config", "--maximum"],
+      ["setvcpus", name, cpus, "--config"],
+    ]);
   }
 
-  private async setMark(ref: NodeRef<ClusterRecord>, machine: Machine, vcOutDigest: string): Promise<void> {
-    const xml = nodeMetadataXml(markOf(ref, vcOutDigest));
+  private async growDisk({ domain, state, diskSize }: Machine, shape: Shape): Promise<void> {
+    if (shape.diskSize === undefined || diskSize === undefined || diskSize >= shape.diskSize) {
+      return;
+    }
+    const size = `${shape.diskSize}MiB`;
+    if (state === "off") {
+      await this.virsh.run(["vol-resize", "--pool", this.volumes.pool, diskVolume(domain.name), size]);
+    } else {
+      await this.virsh.run(["blockresize", domain.name, domain.disk, size]);
+      await this.guests.grow(domain.name);
+    }
+  }
+
+  /** @returns false where the guest doesn't take part */
+  private async reshapeLive({ domain, cpus, memory }: Machine, shape: Shape): Promise<boolean> {
+    const { name } = domain;
+    const online = cpus === shape.cpus || (await this.addCpus(name, shape.cpus));
+    return online && (memory === shape.memory || this.moveBalloon(name, shape.memory));
+  }
+
+  private async addCpus(name: string, cpus: number): Promise<boolean> {
+    await this.virsh.run(["setvcpus", name, String(cpus), "--live", "--config"]);
+    for (let tries = 0; tries < ONLINE_TRIES; tries++) {
+      // The guest needs a moment to see them, and then has to be told to use them.
+      await setTimeout(300);
+      const [, count = ""] = await this.virsh.batch(
+        [
+          ["setvcpus", name, String(cpus), "--guest"],
+          ["vcpucount", name, "--guest"],
+        ],
+        { tolerant: true },
+      );
+      if (Number(count.trim()) === cpus) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  private async moveBalloon(name: string, memory: number): Promise<boolean> {
+    // The definition first, so that the next start is one in the same shape.
+    await this.virsh.sequence([
+      ["setmaxmem", name, `${memory}MiB`, "--config"],
+      ["setmem", name, `${memory}MiB`, "--live", "--config"],
+    ]);
+    for (let tries = 0; tries < BALLOON_TRIES; tries++) {
+      const stats = await this.virsh.run(["domstats", name, "--balloon"]);
+      const current = Number(/balloon\.current=(\d+)/.exec(stats)?.[1] ?? 0) / 1024;
+      if (Math.abs(current - memory) <= BALLOON_TOLERANCE_MIB) {
+        return true;
+      }
+      await setTimeout(1000);
+    }
+    return false;
+  }
+
+  private async setMark(ref: NodeRef<ClusterRecord>, machine: Machine, what: MarkContent): Promise<void> {
     const where = machine.state === "running" ? ["--live", "--config"] : ["--config"];
-    await this.virsh.run(["metadata", machine.domain.name, MARK_NAMESPACE, "--key", "vc", "--set", xml, ...where]);
+    await this.virsh.run(setMetadata(machine.domain.name, markOf(ref, what), where));
   }
 
   /** @throws ForeignOwner for a machine of that name that isn't this cluster's */
@@ -327,33 +547,70 @@ export class Nodes {
       const nodes = match && clusters.get(match[1] ?? "");
       return nodes ? [{ domain, node: match[2] ?? "", nodes }] : [];
     });
-    const documents = await this.virsh.batch(found.map(({ domain }) => ["dumpxml", domain]));
+    const answers = await this.virsh.batch(
+      found.flatMap(({ domain }) => [
+        ["dumpxml", domain],
+        ["domstats", domain, "--block", "--balloon"],
+      ]),
+    );
     const autostart = new Set(lines(autostarted));
     const stateOf = parseStates(states);
     found.forEach(({ domain, node, nodes }, index) => {
-      const xml = documents[index] ?? "";
-      if (!xml.trim()) {
-        return; // Gone between the two runs.
-      }
-      const observed = parseDomain(xml);
-      nodes.set(node, {
-        domain: observed,
-        state: stateOf.get(domain) ?? "unknown",
-        machineId: observed.uuid,
-        cpus: observed.cpus,
-        memory: observed.memory,
-        macs: observed.macs,
-        autostart: autostart.has(domain),
-        vcOutDigest: observed.mark?.vcOutDigest ?? "",
-        ...(observed.mark && { mark: observed.mark.mark }),
-      });
+      const [xml = "", stats = ""] = answers.slice(index * 2, index * 2 + 2);
+      if (xml.trim()) {
+        const state = stateOf.get(domain) ?? "unknown";
+        nodes.set(node, machineOf(parseDomain(xml), stats, state, autostart.has(domain)));
+      } // Else it has gone between the two runs.
     });
     return clusters;
   }
 }
 
-function markOf(ref: NodeRef<ClusterRecord>, vcOutDigest: string): NodeMark {
-  return { cluster: ref.cluster.name, node: ref.node, mark: ref.cluster.mark, vcOutDigest };
+function machineOf(domain: ObservedDomain, stats: string, state: NodeState, autostart: boolean): Machine {
+  const { cpus, mostCpus, memory, mostMemory, mark } = domain;
+  const bytes = Number(/^\s*block\.0\.capacity=(\d+)/m.exec(stats)?.[1] ?? 0);
+  const hasBalloonDriver = /^\s*balloon\.available=\d/m.test(stats);
+  return {
+    domain,
+    state,
+    machineId: domain.uuid,
+    ...{ cpus, memory, autostart },
+    macs: domain.nics.map(({ mac }) => mac),
+    ...(bytes > 0 && { diskSize: Math.floor(bytes / MIB) }),
+    vcOutDigest: mark?.vcOutDigest ?? "",
+    vcOutWaits: mark?.vcOutWaits === true,
+    live: {
+      // Taking cpus away makes a later start of one end QEMU 7.2, and without an agent nobody in the guest uses a new one.
+      cpus: { min: cpus, max: domain.hasAgent ? mostCpus : cpus },
+      memory: hasBalloonDriver ? { min: Math.ceil(mostMemory / 2), max: mostMemory } : { min: memory, max: memory },
+    },
+    ...(mark && { mark: mark.mark }),
+  };
+}
+
+function fits(live: ObservedNode["live"], { cpus, memory }: Shape): boolean {
+  const within = ({ min, max }: Range, value: number) => min <= value && value <= max;
+  return within(live.cpus, cpus) && within(live.memory, memory);
+}
+
+/** Whether its disk was never whole, or is gone while it is off. */
+function isDiskLost({ domain, diskSize, state }: Machine): boolean {
+  return domain.mark?.disk === "filling" || (diskSize === undefined && state === "off");
+}
+
+type MarkContent = Pick<NodeMark, "vcOutDigest" | "vcOutWaits" | "disk">;
+
+function markOf(ref: NodeRef<ClusterRecord>, what: MarkContent): NodeMark {
+  return { cluster: ref.cluster.name, node: ref.node, mark: ref.cluster.mark, ...what };
+}
+
+/** The command that writes a machine's mark. */
+function setMetadata(name: string, mark: NodeMark, where: readonly string[]): string[] {
+  return ["metadata", name, MARK_NAMESPACE, "--key", "vc", "--set", nodeMetadataXml(mark), ...where];
+}
+
+function vcOutFile(content: string): GuestFile {
+  return { path: "/root/vc-out.xml", content, mode: 0o644 };
 }
 
 function domainName({ cluster, node }: NodeRef): string {
@@ -366,6 +623,11 @@ function diskVolume(domain: string): string {
 
 function consoleVolume(domain: string): string {
   return `${domain}.console`;
+}
+
+/** What is about to take the disk's place. */
+function replacementVolume(domain: string): string {
+  return `${domain}.new.qcow2`;
 }
 
 function lines(text: string): string[] {

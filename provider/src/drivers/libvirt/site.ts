@@ -1,10 +1,10 @@
 import { addressesOf, contains, hostAt, subnet, subnetOf } from "../../plan/addresses";
 import type { PublicNetwork } from "../../plan/plan";
-import type { ClusterRecord, Holder, SiteDescription } from "../driver";
+import type { Holder, SiteDescription } from "../driver";
 import { NotFound, NotSupported } from "../errors";
 import type { LibvirtSettings } from "../settings";
 import type { Virsh } from "./virsh";
-import { LEASE_PREFIX, type ObservedNetwork, parseNetwork } from "./xml";
+import { LEASE_PREFIX, LOCK_PREFIX, type ObservedNetwork, parseNetwork, REPLUG_PREFIX } from "./xml";
 
 const DEFAULT_PRIVATE_RANGE = "10.84.0.0/16";
 const DEFAULT_OVERCOMMIT = 8;
@@ -19,22 +19,32 @@ export async function describeSite(
   network: string,
   siteId: string,
 ): Promise<SiteDescription> {
-  const [capacity, [uuids = "", publicXml = ""], [leases = ""]] = await Promise.all([
+  const [capacity, [uuids = "", publicXml = "", active = ""], [leases = ""]] = await Promise.all([
     capacityOf(virsh, settings),
     virsh.batch([
       ["net-list", "--all", "--uuid"],
       ["net-dumpxml", network],
+      ["net-list", "--name"],
     ]),
     // Fails on a network that libvirt only passes through.
     virsh.batch([["net-dhcp-leases", network]], { tolerant: true }),
   ]);
   const networks = await listNetworks(virsh, uuids);
   if (!publicXml.trim()) {
-    const known = networks.map(({ name }) => name).filter((name) => !name.startsWith(LEASE_PREFIX));
+    const known = networks
+      .map(({ name }) => name)
+      .filter((name) => ![LEASE_PREFIX, LOCK_PREFIX, REPLUG_PREFIX].some((prefix) => name.startsWith(prefix)));
     throw new NotFound(
       `site.network ${JSON.stringify(network)}`,
       "is not a network of this libvirt",
       `Known there: ${known.join(", ") || "none"}`,
+    );
+  }
+  if (!active.split(/\s+/).includes(network)) {
+    throw new NotSupported(
+      `site.network ${JSON.stringify(network)}`,
+      "is stopped, so no frontend can join it",
+      `Start it with \`virsh net-start ${network}\``,
     );
   }
   const observed = parseNetwork(publicXml);
@@ -69,21 +79,19 @@ export async function capacityOf(
   };
 }
 
-/** Every network with its definition; that, not the running state, is what we write marks into. */
-async function listNetworks(virsh: Virsh, uuids: string): Promise<ObservedNetwork[]> {
+/**
+ * Every network with its definition; that, not the running state, is what we write marks into.
+ * @param uuids what `net-list --all --uuid` prints, where that is known already
+ */
+export async function listNetworks(virsh: Virsh, uuids?: string): Promise<ObservedNetwork[]> {
+  const known = uuids ?? (await virsh.run(["net-list", "--all", "--uuid"]));
   const documents = await virsh.batch(
-    uuids
+    known
       .split(/\s+/)
       .filter(Boolean)
       .map((uuid) => ["net-dumpxml", "--inactive", uuid]),
   );
   return documents.filter((xml) => xml.trim()).map(parseNetwork);
-}
-
-/** All clusters that this libvirt holds, whoever owns them. */
-export async function listClusters(virsh: Virsh): Promise<ClusterRecord[]> {
-  const networks = await listNetworks(virsh, await virsh.run(["net-list", "--all", "--uuid"]));
-  return networks.flatMap(({ cluster }) => (cluster ? [cluster] : []));
 }
 
 function describePublicNetwork(observed: ObservedNetwork, settings: LibvirtSettings): PublicNetwork {
@@ -152,5 +160,5 @@ function takenSubnets(networks: readonly ObservedNetwork[]): Map<string, Holder>
 
 function parseStats(stats: string): { cpus: number; memory: number } {
   const sum = (pattern: RegExp) => [...stats.matchAll(pattern)].reduce((total, match) => total + Number(match[1]), 0);
-  return { cpus: sum(/^\s*vcpu\.current=(\d+)/gm), memory: Math.ceil(sum(/^\s*balloon\.maximum=(\d+)/gm) / 1024) };
+  return { cpus: sum(/^\s*vcpu\.current=(\d+)/gm), memory: Math.ceil(sum(/^\s*balloon\.current=(\d+)/gm) / 1024) };
 }

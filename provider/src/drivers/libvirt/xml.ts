@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
+import { basename } from "node:path";
 import { XMLBuilder } from "fast-xml-parser";
 import { attribute, element, elements, parseXml, textOf, type XmlElement } from "../../images/xml";
 import { toNumber } from "../../plan/addresses";
 import type { FrontendPlan, NodePlan } from "../../plan/plan";
-import type { ClusterRecord, DiskImage, Mark, Shape } from "../driver";
+import type { ClusterRecord, ClusterRef, DiskImage, Mark } from "../driver";
 
 /** Namespace and version of what we write into `<metadata>`. */
 export const MARK_NAMESPACE = "urn:virtual-cluster:mark:1";
@@ -18,6 +19,10 @@ export interface NodeMark {
   readonly node: string;
   readonly mark: Mark;
   readonly vcOutDigest: string;
+  /** Whether the new vc-out.xml has to be written into the disk before the next boot. */
+  readonly vcOutWaits?: true;
+  /** Absent when the disk is whole; else what an interruption leaves to do: make it anew, or copy what replaces it. */
+  readonly disk?: "filling" | "replacing";
 }
 
 function metadata(kind: string, content: object) {
@@ -74,10 +79,26 @@ export function clusterNetworkXml(record: ClusterRecord): string {
   });
 }
 
-function bridgeOf(cidr: string): string {
-  return `vc-${toNumber(cidr.split("/")[0] ?? "")
-    .toString(16)
-    .padStart(8, "0")}`;
+function bridgeOf(cidr: string, prefix = "vc"): string {
+  const digits = toNumber(cidr.split("/")[0] ?? "").toString(16);
+  return `${prefix}-${digits.padStart(8, "0")}`;
+}
+
+/** Name prefix of the networks on which NICs stay for the moment that it takes to plug them in again. */
+export const REPLUG_PREFIX = "vc-replug-";
+
+export function replugNetworkXml({ name, plan }: Pick<ClusterRecord, "name" | "plan">): string {
+  const bridge = bridgeOf(plan.privateNetwork.cidr, "vcr");
+  return builder.build({
+    network: { name: `${REPLUG_PREFIX}${name}`, bridge: { "@name": bridge, "@stp": "off", "@delay": "0" } },
+  });
+}
+
+/** Whose a public address is, and on which network. */
+export interface Lease {
+  readonly cluster: string;
+  readonly mark: Mark;
+  readonly network: string;
 }
 
 /** Name prefix of the networks that stand for leased public addresses. */
@@ -87,39 +108,77 @@ export const LEASE_PREFIX = "vc-lease-";
  * The lease of a public address: a network definition that is never started. libvirt refuses a second one of the same
  * name with another uuid, and its metadata says at once whose it is.
  */
-export function leaseXml(ip: string, record: Pick<ClusterRecord, "name" | "mark">): string {
+export function leaseXml(ip: string, { name, mark, plan }: Pick<ClusterRecord, "name" | "mark" | "plan">): string {
+  const lease: Lease = { cluster: name, mark, network: plan.publicNetwork.name };
   return builder.build({
     network: {
       name: `${LEASE_PREFIX}${ip}`,
-      uuid: uuidOf("lease", ip, record.name, ...identityOf(record.mark)),
-      metadata: metadata("lease", { cluster: record.name, mark: record.mark }),
+      uuid: uuidOf("lease", ip, name, ...identityOf(mark)),
+      metadata: metadata("lease", lease),
       forward: { "@mode": "bridge" },
       bridge: { "@name": "vc-lease" },
     },
   });
 }
 
+// ── Locks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Name prefix of the networks that stand for locks. */
+export const LOCK_PREFIX = "vc-lock-";
+
+/** Who holds the lock of a cluster. */
+export interface LockHolder {
+  readonly mark: ClusterRef["mark"];
+  /** `user@host`, for people. */
+  readonly who: string;
+  /** Which boot of which host, so that a process id means something. */
+  readonly boot: string;
+  readonly pid: number;
+  /** When the process started, so that its id isn't taken for another's. */
+  readonly started: string;
+  /** Goes up as long as the holder lives. */
+  readonly beat: number;
+}
+
+/** The lock of a cluster: a network definition that is never started, and that only its holder's UUID can define again. */
+export function lockXml(cluster: string, uuid: string, holder: LockHolder): string {
+  return builder.build({
+    network: {
+      name: `${LOCK_PREFIX}${cluster}`,
+      uuid,
+      metadata: metadata("lock", holder),
+      forward: { "@mode": "bridge" },
+      bridge: { "@name": "vc-lock" },
+    },
+  });
+}
+
 export interface ObservedNetwork {
   readonly name: string;
+  readonly uuid: string;
   readonly cluster?: ClusterRecord;
-  readonly lease?: { readonly ip: string; readonly cluster: string; readonly mark: Mark };
+  readonly lease?: Lease & { readonly ip: string };
+  readonly lock?: LockHolder;
   /** The host's own addresses on it. */
   readonly addresses: ReadonlyArray<{ readonly address: string; readonly netmask: string }>;
   readonly hasDhcp: boolean;
   readonly dhcpRanges: ReadonlyArray<{ readonly start: string; readonly end: string }>;
-  readonly dhcpHosts: ReadonlyArray<{ readonly ip: string; readonly name: string }>;
+  readonly dhcpHosts: ReadonlyArray<{ readonly ip: string; readonly name: string; readonly mac: string }>;
 }
 
 export function parseNetwork(xml: string): ObservedNetwork {
   const network = element(parseXml(xml), "network");
   const name = textOf(element(network, "name")) || String(network?.name ?? "");
   const cluster = readMetadata<ClusterRecord>(network, "cluster");
-  const lease = readMetadata<{ cluster: string; mark: Mark }>(network, "lease");
+  const lease = readMetadata<Lease>(network, "lease");
+  const lock = readMetadata<LockHolder>(network, "lock");
   const ips = elements(network, "ip").filter((ip) => (attribute(ip, "family") ?? "ipv4") === "ipv4");
   const dhcp = ips.flatMap((ip) => elements(ip, "dhcp"));
   return {
     name,
+    uuid: textOf(element(network, "uuid")) || String(network?.uuid ?? ""),
     ...(cluster && { cluster }),
+    ...(lock && { lock }),
     ...(lease && { lease: { ...lease, ip: name.slice(LEASE_PREFIX.length) } }),
     addresses: ips.flatMap((ip) => {
       const [address, netmask] = [
@@ -138,7 +197,7 @@ export function parseNetwork(xml: string): ObservedNetwork {
     dhcpHosts: dhcp.flatMap((part) =>
       elements(part, "host").flatMap((host) => {
         const ip = attribute(host, "ip");
-        return ip ? [{ ip, name: attribute(host, "name") ?? "" }] : [];
+        return ip ? [{ ip, name: attribute(host, "name") ?? "", mac: attribute(host, "mac") ?? "" }] : [];
       }),
     ),
   };
@@ -163,26 +222,42 @@ export interface DomainPlan {
   readonly console: string;
   readonly publicNetwork: string;
   readonly kvm: boolean;
+  /** Up to how many cpus it can be given while it runs. */
+  readonly mostCpus: number;
+}
+
+function nic({ mac, network, model }: Omit<Nic, "port">) {
+  return {
+    "@type": "network",
+    mac: { "@address": mac },
+    source: { "@network": network },
+    model: { "@type": model },
+  };
+}
+
+/** One NIC alone, as `virsh update-device` takes it. */
+export function nicXml(plugged: Omit<Nic, "port">): string {
+  return builder.build({ interface: nic(plugged) });
 }
 
 /** A machine as the standard wants it: one disk, the private NIC first, a frontend's public NIC second. */
 export function domainXml(domain: DomainPlan): string {
   const { plan } = domain;
   const virtio = domain.devices === "virtio";
-  const nic = (mac: string, network: string) => ({
-    "@type": "network",
-    mac: { "@address": mac },
-    source: { "@network": network },
-    model: { "@type": virtio ? "virtio" : "e1000" },
-  });
+  const model = virtio ? "virtio" : "e1000";
   return builder.build({
     domain: {
       "@type": domain.kvm ? "kvm" : "qemu",
       name: domain.name,
       metadata: metadata("node", domain.mark),
       memory: { "@unit": "MiB", "#text": plan.memory },
-      vcpu: plan.cpus,
-      os: { type: { "@arch": "x86_64", "@machine": "pc", "#text": "hvm" }, boot: { "@dev": "hd" } },
+      vcpu: { "@current": plan.cpus, "#text": Math.max(plan.cpus, domain.mostCpus) },
+      os: {
+        type: { "@arch": "x86_64", "@machine": "pc", "#text": "hvm" },
+        boot: { "@dev": "hd" },
+        // So that the console says it where a disk can't be booted from.
+        bios: { "@useserial": "yes" },
+      },
       features: { acpi: "", apic: "" },
       cpu: { "@mode": domain.kvm ? "host-passthrough" : "maximum" },
       on_poweroff: "destroy",
@@ -204,8 +279,8 @@ export function domainXml(domain: DomainPlan): string {
           target: virtio ? { "@dev": "vda", "@bus": "virtio" } : { "@dev": "sda", "@bus": "sata" },
         },
         interface: [
-          nic(plan.privateMac, domain.mark.cluster),
-          ...("publicMac" in plan ? [nic(plan.publicMac, domain.publicNetwork)] : []),
+          nic({ mac: plan.privateMac, network: domain.mark.cluster, model }),
+          ...("publicMac" in plan ? [nic({ mac: plan.publicMac, network: domain.publicNetwork, model })] : []),
         ],
         serial: { "@type": "pty", log: { "@file": domain.console, "@append": "off" } },
         console: { "@type": "pty", target: { "@type": "serial", "@port": "0" } },
@@ -218,27 +293,64 @@ export function domainXml(domain: DomainPlan): string {
   });
 }
 
-export interface ObservedDomain extends Shape {
+export interface Nic {
+  /** Lower case. */
+  readonly mac: string;
+  readonly network: string;
+  readonly model: string;
+  /** By which a running machine's NIC is known to its network. */
+  readonly port: string;
+}
+
+export interface ObservedDomain {
   readonly name: string;
   readonly uuid: string;
   readonly mark?: NodeMark;
-  readonly macs: readonly string[];
+  readonly cpus: number;
+  readonly mostCpus: number;
+  /** MiB. */
+  readonly memory: number;
+  readonly mostMemory: number;
+  readonly nics: readonly Nic[];
+  /** Whether the guest agent's channel is open from within. */
+  readonly hasAgent: boolean;
+  /** What the first disk is called: `vda`. */
+  readonly disk: string;
+  /** The volume that its disk is an overlay of. */
+  readonly base: string;
 }
 
 export function parseDomain(xml: string): ObservedDomain {
   const domain = element(parseXml(xml), "domain");
   const mark = readMetadata<NodeMark>(domain, "node");
-  const memory = element(domain, "memory");
+  const vcpu = element(domain, "vcpu");
+  const mostMemory = mebibytesOf(element(domain, "memory"));
+  const devices = element(domain, "devices");
+  const disk = elements(devices, "disk").find((one) => (attribute(one, "device") ?? "disk") === "disk");
   return {
     name: String(domain?.name ?? ""),
     uuid: String(domain?.uuid ?? ""),
     ...(mark && { mark }),
-    cpus: Number(attribute(element(domain, "vcpu"), "current") ?? textOf(element(domain, "vcpu"))),
-    memory: Math.round(toMebibytes(Number(textOf(memory)), attribute(memory, "unit") ?? "KiB")),
-    macs: elements(element(domain, "devices"), "interface").map((nic) =>
-      (attribute(element(nic, "mac"), "address") ?? "").toLowerCase(),
+    cpus: Number(attribute(vcpu, "current") ?? textOf(vcpu)),
+    mostCpus: Number(textOf(vcpu)),
+    memory: mebibytesOf(element(domain, "currentMemory")) || mostMemory,
+    mostMemory,
+    nics: elements(devices, "interface").map((nic) => ({
+      mac: (attribute(element(nic, "mac"), "address") ?? "").toLowerCase(),
+      network: attribute(element(nic, "source"), "network") ?? "",
+      model: attribute(element(nic, "model"), "type") ?? "",
+      port: attribute(element(nic, "source"), "portid") ?? "",
+    })),
+    hasAgent: elements(devices, "channel").some(
+      (channel) => attribute(element(channel, "target"), "state") === "connected",
     ),
+    disk: attribute(element(disk, "target"), "dev") ?? "",
+    base: basename(attribute(element(disk, "backingStore", "source"), "file") ?? ""),
   };
+}
+
+function mebibytesOf(amount: XmlElement | undefined): number {
+  return amount === undefined ? 0 : Math.round(toMebibytes(Number(textOf(amount)), attribute(amount, "unit") ?? "KiB"));
 }
 
 function toMebibytes(value: number, unit: string): number {
@@ -252,6 +364,7 @@ export interface HostCapabilities {
   readonly uuid: string;
   /** Whether KVM is there and the host's CPU has what it needs: with the first alone a guest may hang. */
   readonly kvm: boolean;
+  readonly cpus: number;
 }
 
 export function parseCapabilities(xml: string): HostCapabilities {
@@ -262,8 +375,10 @@ export function parseCapabilities(xml: string): HostCapabilities {
     .map((guest) => element(guest, "arch"))
     .filter((arch) => attribute(arch, "name") === "x86_64")
     .flatMap((arch) => elements(arch, "domain").map((domain) => attribute(domain, "type")));
+  const cells = elements(element(host, "topology", "cells"), "cell");
   return {
     uuid: String(host?.uuid ?? ""),
+    cpus: cells.reduce((sum, cell) => sum + Number(attribute(element(cell, "cpus"), "num") ?? 0), 0),
     kvm: types.includes("kvm") && features.some((name) => name === "vmx" || name === "svm"),
   };
 }

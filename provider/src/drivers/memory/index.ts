@@ -1,26 +1,32 @@
-import { setImmediate } from "node:timers/promises";
+import { setImmediate, setTimeout } from "node:timers/promises";
 import { overlap, subnet } from "../../plan/addresses";
 import { refuseOversize } from "../../plan/plan";
 import { sha256 } from "../../vc-out/digest";
+import { allDigestsOf, digestsOf, formerBases, withFormerBases } from "../bases";
 import { Batcher } from "../batcher";
 import type {
   BootRequest,
   Capabilities,
+  Channel,
   ClusterKeys,
   ClusterRecord,
+  ClusterRef,
   Driver,
+  FoundCluster,
   Holder,
   NodeRef,
   ObservedNode,
   Progress,
+  Range,
   Shape,
   SiteDescription,
   StopLimits,
   WaitLimits,
 } from "../driver";
-import { AddressTaken, ForeignOwner, NotFound, NotReady } from "../errors";
+import { AddressTaken, ForeignOwner, Locked, NotFound, NotReady } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import type { MemorySettings } from "../settings";
+import { SharedLocks } from "../shared-locks";
 import { type MemoryMachine, type MemorySite, memorySite } from "./site";
 
 const CAPABILITIES: Capabilities = {
@@ -44,6 +50,7 @@ const PUBLIC_NETWORK = {
 export class MemoryDriver implements Driver {
   readonly capabilities = CAPABILITIES;
   private readonly site: MemorySite;
+  private readonly locks = new SharedLocks();
   private readonly clustersRead: Batcher<string, ReadonlyMap<string, ObservedNode>>;
 
   constructor(settings: MemorySettings) {
@@ -85,6 +92,65 @@ export class MemoryDriver implements Driver {
     return (await this.clustersRead.get(clusterName)) ?? new Map();
   }
 
+  async inspect(record: ClusterRecord): Promise<readonly string[]> {
+    this.site.ask();
+    const { networks, stoppedNetworks, leases, keys, bases } = this.site;
+    const ip = record.plan.frontend.publicIp;
+    return [
+      ...(networks.has(record.name) ? [] : ["its private network is gone"]),
+      ...(stoppedNetworks.has(record.name) ? ["its private network is stopped"] : []),
+      ...(leases.get(ip)?.cluster === record.name ? [] : [`the lease of its public address ${ip} is gone`]),
+      ...(keys.has(record.name) ? [] : ["its keys are gone"]),
+      ...(digestsOf(record).every((digest) => bases.get(digest) === "whole") ? [] : ["its base image is gone"]),
+    ];
+  }
+
+  async survey(): Promise<readonly FoundCluster[]> {
+    this.site.ask();
+    const { machines, leases, locks } = this.site;
+    const marks = new Map<string, ClusterRef["mark"]>([
+      ...[...locks].map(([name, { mark }]) => [name, mark] as const),
+      ...[...leases.values()].map(({ cluster, mark }) => [cluster, mark] as const),
+      ...[...machines].flatMap(([key, { mark }]) => (mark ? [[clusterIn(key), mark] as const] : [])),
+      ...this.records().map(({ name, mark }) => [name, mark] as const),
+    ]);
+    return [...marks].map(([name, mark]) => {
+      const record = this.records().find((one) => one.name === name);
+      return {
+        name,
+        mark,
+        ...(record && { record: structuredClone(record) }),
+        machines: [...machines.keys()]
+          .filter((key) => clusterIn(key) === name)
+          .map(nodeIn)
+          .sort(),
+        publicAddresses: [...leases].flatMap(([ip, { cluster }]) => (cluster === name ? [ip] : [])),
+      };
+    });
+  }
+
+  lock(cluster: ClusterRef, limits: WaitLimits): Promise<AsyncDisposable> {
+    return this.locks.lock(cluster.name, async () => {
+      const { locks } = this.site;
+      for (const end = Date.now() + limits.seconds * 1000; locks.has(cluster.name); await setTimeout(LOCK_POLL_MS)) {
+        this.site.ask();
+        if (Date.now() > end) {
+          const whose = locks.get(cluster.name)?.mark.owner ?? "nobody";
+          throw new Locked(`cluster ${cluster.name}`, `another process of ${whose} is changing it`, "Wait for its end");
+        }
+      }
+      this.site.ask();
+      locks.set(cluster.name, { mark: cluster.mark, holder: this });
+      return {
+        [Symbol.asyncDispose]: async () => {
+          if (locks.get(cluster.name)?.holder === this) {
+            locks.delete(cluster.name);
+          }
+        },
+      };
+    });
+  }
+
   async diagnose(node: NodeRef): Promise<string> {
     this.site.ask();
     return this.site.machines.get(keyOf(node))?.console ?? "";
@@ -106,7 +172,7 @@ export class MemoryDriver implements Driver {
     if (formerIp !== undefined && formerIp !== ip) {
       this.releaseAddress(formerIp, record);
     }
-    this.site.networks.set(record.name, structuredClone(record));
+    this.site.networks.set(record.name, structuredClone(withFormerBases(record, formerBases(present, record))));
 
     await this.step("lease address");
     const lease = this.site.leases.get(ip);
@@ -123,10 +189,10 @@ export class MemoryDriver implements Driver {
     this.site.keys.set(record.name, keys);
 
     await this.step("record keys");
-    this.site.networks.set(record.name, structuredClone({ ...record, keys }));
-    if (present) {
-      await this.removeUnusedBases(digestsOf(present).filter((digest) => !digestsOf(record).includes(digest)));
-    }
+    const former = formerBases(present, record).filter((digest) => this.site.bases.has(digest));
+    this.site.networks.set(record.name, structuredClone(withFormerBases({ ...record, keys }, former)));
+    this.site.stoppedNetworks.delete(record.name);
+    await this.removeUnusedBases(former);
     return keys;
   }
 
@@ -143,45 +209,70 @@ export class MemoryDriver implements Driver {
     }
   }
 
-  async release(record: ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
+  async release(cluster: ClusterRef | ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
     this.site.ask();
-    const present = this.recordOf(record.name);
+    const { name } = cluster;
+    const present = this.recordOf(name);
     if (present) {
-      refuseForeign(`cluster ${record.name}`, present.mark, record);
+      refuseForeign(`cluster ${name}`, present.mark, cluster);
     }
     for (const key of [...this.site.disks.keys()]) {
-      if (key.startsWith(`${record.name}/`) && !this.site.machines.has(key)) {
+      if (clusterIn(key) === name && !this.site.machines.has(key)) {
         await this.step("delete leftover disk");
-        this.site.disks.delete(key);
+        this.deleteDisk(key);
       }
     }
     await this.step("release address");
-    this.releaseAddress((present ?? record).plan.frontend.publicIp, record);
+    for (const ip of [...this.site.leases.keys()]) {
+      this.releaseAddress(ip, cluster);
+    }
     await this.step("delete keys");
-    this.site.keys.delete(record.name);
+    this.site.keys.delete(name);
     // The record goes last, so that an interrupted release can be taken up again.
     await this.step("delete network");
-    this.site.networks.delete(record.name);
+    this.site.networks.delete(name);
+    this.site.stoppedNetworks.delete(name);
     if (!options.keepBaseImage) {
-      await this.removeUnusedBases(digestsOf(record));
+      const known = [present, "image" in cluster ? cluster : undefined].filter((record) => record !== undefined);
+      await this.removeUnusedBases(known.flatMap(allDigestsOf));
     }
   }
 
-  async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "kept"> {
+  async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {
     this.site.ask();
     const machine = this.machineOf(node);
     if (!machine) {
       await this.create(node, request);
       return "created";
     }
-    const running = machine.state === "running";
     await this.step("sync machine");
-    const { cpus, memory } = request.plan;
-    Object.assign(machine, { shape: { cpus, memory }, state: "running", autostart: true });
-    if (running && machine.takesVcOut) {
+    machine.autostart = true;
+    if (request.power === "off") {
+      const stopped = machine.state !== "off";
+      machine.state = "off";
+      await this.resize(node, request.plan, request.stop);
+      return stopped ? "stopped" : "kept";
+    }
+    const { state, boots } = machine;
+    if (!this.site.disks.has(keyOf(node)) && state !== "running") {
+      await this.step("make disk");
+      this.site.disks.set(keyOf(node), this.site.nextId("disk"));
       machine.vcOut = request.vcOut;
     }
-    return running ? "kept" : "started";
+    await this.resize(node, request.plan, request.stop);
+    if (state === "running") {
+      if (machine.takesVcOut) {
+        machine.vcOut = request.vcOut;
+        machine.vcOutWaits = false;
+      }
+      return machine.boots === boots ? "kept" : "started";
+    }
+    await this.step("start machine");
+    if (machine.vcOutWaits) {
+      Object.assign(machine, { vcOut: request.vcOut, vcOutWaits: false });
+    }
+    start(machine);
+    return "started";
   }
 
   async waitFor(node: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
@@ -194,23 +285,43 @@ export class MemoryDriver implements Driver {
     }
   }
 
+  async channel(node: NodeRef<ClusterRecord>): Promise<Channel> {
+    this.site.ask();
+    const machine = this.existing(node);
+    return machine.state === "running" && machine.takesVcOut ? "agent" : "nextBoot";
+  }
+
   async reconfigure(node: NodeRef<ClusterRecord>, vcOut: string): Promise<"live" | "nextBoot"> {
     this.site.ask();
     const machine = this.existing(node);
+    await this.step("reconfigure");
     if (machine.state !== "running" || !machine.takesVcOut) {
+      machine.vcOutWaits = true;
       return "nextBoot";
     }
-    await this.step("reconfigure");
-    machine.vcOut = vcOut;
+    Object.assign(machine, { vcOut, vcOutWaits: false });
     return "live";
   }
 
   async resize(node: NodeRef, shape: Shape, _limits: StopLimits): Promise<"live" | "restarted"> {
     this.site.ask();
     const machine = this.existing(node);
+    const key = keyOf(node);
+    if (shape.diskSize !== undefined && shape.diskSize > (this.site.diskSizes.get(key) ?? IMAGE_MIB)) {
+      await this.step("grow disk");
+      this.site.diskSizes.set(key, shape.diskSize);
+    }
+    const { cpus, memory } = shape;
+    if (machine.shape.cpus === cpus && machine.shape.memory === memory) {
+      return "live";
+    }
     await this.step("resize");
-    machine.shape = { cpus: shape.cpus, memory: shape.memory };
-    return "live";
+    machine.shape = { cpus, memory };
+    if (machine.state !== "running" || (within(machine.live.cpus, cpus) && within(machine.live.memory, memory))) {
+      return "live";
+    }
+    start(machine);
+    return "restarted";
   }
 
   async shutdown(node: NodeRef, _limits: StopLimits): Promise<void> {
@@ -223,7 +334,8 @@ export class MemoryDriver implements Driver {
   async remove(node: NodeRef, _limits: StopLimits): Promise<void> {
     this.site.ask();
     const record = this.recordOf(node.cluster.name);
-    if (this.machineOf(node)) {
+    const machine = this.machineOf(node);
+    if (machine) {
       await this.step("delete machine");
       this.site.machines.delete(keyOf(node));
     } else if (record) {
@@ -231,7 +343,8 @@ export class MemoryDriver implements Driver {
       refuseForeign(`cluster ${record.name}`, record.mark, node.cluster);
     }
     await this.step("delete disk");
-    this.site.disks.delete(keyOf(node));
+    this.deleteDisk(keyOf(node));
+    await this.removeUnusedBases(record?.formerBases ?? []);
   }
 
   private async create(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
@@ -239,12 +352,16 @@ export class MemoryDriver implements Driver {
     if (!this.site.keys.has(node.cluster.name)) {
       throw new NotFound(`the keys of cluster ${node.cluster.name}`, "it isn't allocated here", "Run `pulumi up`");
     }
+    const { cpus, memory, diskSize, privateMac } = request.plan;
     if (!request.keepDisk || !this.site.disks.has(key)) {
       await this.step("make disk");
+      this.deleteDisk(key);
       this.site.disks.set(key, this.site.nextId("disk"));
+      if (diskSize !== undefined) {
+        this.site.diskSizes.set(key, diskSize);
+      }
     }
     await this.step("define machine");
-    const { cpus, memory, privateMac } = request.plan;
     const machine: MemoryMachine = {
       shape: { cpus, memory },
       state: "off",
@@ -252,25 +369,31 @@ export class MemoryDriver implements Driver {
       autostart: true,
       vcOut: request.vcOut,
       takesVcOut: true,
+      vcOutWaits: false,
+      boots: 0,
+      live: liveOf({ cpus, memory }),
       healthy: true,
       console: "",
       machineId: this.site.nextId("machine"),
+      base: node.cluster.image[request.role].digest,
       mark: node.cluster.mark,
     };
     this.site.machines.set(key, machine);
-    await this.step("start machine");
-    machine.state = "running";
+    if (request.power === "on") {
+      await this.step("start machine");
+      start(machine);
+    }
   }
 
   private async loadClusters(names: readonly string[]): Promise<Map<string, ReadonlyMap<string, ObservedNode>>> {
     this.site.ask();
     const clusters = new Map<string, Map<string, ObservedNode>>(names.map((name) => [name, new Map()]));
-    for (const [key, { shape, state, machineId, macs, autostart, vcOut, mark }] of this.site.machines) {
-      const [cluster = "", node = ""] = key.split("/");
-      const vcOutDigest = sha256(vcOut);
-      clusters.get(cluster)?.set(node, {
+    for (const [key, { shape, state, machineId, macs, autostart, vcOut, vcOutWaits, live, mark }] of this.site
+      .machines) {
+      clusters.get(clusterIn(key))?.set(nodeIn(key), {
         ...shape,
-        ...{ state, machineId, macs, autostart, vcOutDigest },
+        ...{ state, machineId, macs, autostart, live, vcOutWaits, vcOutDigest: sha256(vcOut) },
+        ...(this.site.disks.has(key) && { diskSize: this.site.diskSizes.get(key) ?? IMAGE_MIB }),
         ...(mark && { mark }),
       });
     }
@@ -287,17 +410,24 @@ export class MemoryDriver implements Driver {
     }
   }
 
-  private releaseAddress(ip: string, record: ClusterRecord): void {
+  private releaseAddress(ip: string, cluster: ClusterRef): void {
     const lease = this.site.leases.get(ip);
-    if (lease?.cluster === record.name && isOurs(lease.mark, record)) {
+    if (lease?.cluster === cluster.name && isOurs(lease.mark, cluster)) {
       this.site.leases.delete(ip);
     }
   }
 
+  private deleteDisk(key: string): void {
+    this.site.disks.delete(key);
+    this.site.diskSizes.delete(key);
+  }
+
   private async removeUnusedBases(digests: readonly string[]): Promise<void> {
     for (const digest of digests) {
-      await this.step("delete base");
-      if (!this.records().some((record) => digestsOf(record).includes(digest))) {
+      const named = this.records().some((record) => digestsOf(record).includes(digest));
+      const used = [...this.site.machines.values()].some(({ base }) => base === digest);
+      if (!named && !used) {
+        await this.step("delete base");
         this.site.bases.delete(digest);
       }
     }
@@ -348,18 +478,43 @@ export class MemoryDriver implements Driver {
   }
 }
 
+const LOCK_POLL_MS = 10;
+/** How large every image's disk is taken to be, MiB. */
+const IMAGE_MIB = 16;
+const MOST_CPUS = 16;
+const LEAST_MEMORY_MIB = 64;
+
+/** As at a real site: cpus can be added, and memory taken and given back, while the machine runs. */
+function liveOf({ cpus, memory }: Pick<Shape, "cpus" | "memory">): MemoryMachine["live"] {
+  return { cpus: { min: cpus, max: MOST_CPUS }, memory: { min: LEAST_MEMORY_MIB, max: memory } };
+}
+
+function within({ min, max }: Range, value: number): boolean {
+  return min <= value && value <= max;
+}
+
+function start(machine: MemoryMachine): void {
+  machine.state = "running";
+  machine.boots += 1;
+  machine.live = liveOf(machine.shape);
+}
+
 const PLAN_ANEW = "Run `pulumi up` again: it plans anew";
 
 function holder(cluster: string): Holder {
   return { cluster, description: `cluster ${cluster}` };
 }
 
-function digestsOf({ image }: ClusterRecord): string[] {
-  return [image.frontend.digest, image.compute.digest];
-}
-
 function keyOf({ cluster, node }: NodeRef): string {
   return `${cluster.name}/${node}`;
+}
+
+function clusterIn(key: string): string {
+  return key.split("/")[0] ?? "";
+}
+
+function nodeIn(key: string): string {
+  return key.split("/")[1] ?? "";
 }
 
 function sum<T>(items: readonly T[], of: (item: T) => number): number {

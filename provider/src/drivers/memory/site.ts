@@ -1,4 +1,4 @@
-import type { ClusterKeys, ClusterRecord, Mark, NodeState, Shape } from "../driver";
+import type { ClusterKeys, ClusterRecord, ClusterRef, Mark, NodeState, Range, Shape } from "../driver";
 import { Unreachable } from "../errors";
 
 /** A machine of the in-memory site. */
@@ -9,12 +9,20 @@ export interface MemoryMachine {
   vcOut: string;
   /** Whether its guest takes a new vc-out.xml while it runs. */
   takesVcOut: boolean;
+  /** Whether a new vc-out.xml waits for its next boot. */
+  vcOutWaits: boolean;
+  /** How often it was started. */
+  boots: number;
+  /** Within what its shape changes without a restart. */
+  live: { readonly cpus: Range; readonly memory: Range };
   /** Whether it is ready when it is waited for. */
   healthy: boolean;
   /** What it has printed. */
   console: string;
   readonly macs: readonly string[];
   readonly machineId: string;
+  /** Digest of the image's disk that it was made from. */
+  readonly base: string;
   /** Absent on a machine that isn't of any cluster. */
   readonly mark?: Mark;
 }
@@ -23,6 +31,8 @@ export interface MemoryMachine {
 export class MemorySite {
   /** By name; `unmarked` is one that isn't of any cluster. */
   readonly networks = new Map<string, ClusterRecord | "unmarked">();
+  /** Names of networks that somebody has stopped. */
+  readonly stoppedNetworks = new Set<string>();
   /** By public address. */
   readonly leases = new Map<string, { readonly cluster: string; readonly mark: Mark }>();
   /** By cluster. */
@@ -31,8 +41,12 @@ export class MemorySite {
   readonly bases = new Map<string, "partial" | "whole">();
   /** An id of each disk by `cluster/node`; a disk that was made anew has another one. */
   readonly disks = new Map<string, string>();
+  /** MiB, by `cluster/node`; absent for a disk of its image's size. */
+  readonly diskSizes = new Map<string, number>();
   /** By `cluster/node`. */
   readonly machines = new Map<string, MemoryMachine>();
+  /** By cluster: the driver that holds its lock. */
+  readonly locks = new Map<string, { readonly mark: ClusterRef["mark"]; readonly holder: object }>();
   siteId = "memory-site";
   cpus = 64;
   memory = 262_144;
