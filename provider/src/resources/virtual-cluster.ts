@@ -206,10 +206,12 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const expected = recordOf(outs, outs.createdAt, outs.imageRecord);
     const found = await driver.find(outs.clusterName);
     if (!found || !isOurs(found.mark, expected)) {
-      const left = await machinesOf(driver, expected);
-      return left.length === 0 ? { id: "", props: {} } : { id, props: { ...props, ready: false } };
+      const isLeft =
+        (await machinesOf(driver, expected)).length > 0 || (!found && (await holdsAddress(driver, expected)));
+      return isLeft ? { id, props: { ...props, ready: false } } : { id: "", props: {} };
     }
-    return { id, props: { ...props, plan: found.plan } };
+    // A destroy that was cut off has given the address back before the record.
+    return { id, props: { ...props, plan: found.plan, ready: outs.ready && (await holdsAddress(driver, found)) } };
   }
 
   async function update(id: string, olds: Properties, news: Properties) {
@@ -389,6 +391,12 @@ function shellWord(word: string): string {
 async function machinesOf(driver: Driver, record: ClusterRecord): Promise<string[]> {
   const machines = await driver.read(record.name);
   return [...machines].filter(([, machine]) => isOurs(machine.mark, record)).map(([node]) => node);
+}
+
+/** Whether its public address is still reserved for it. */
+async function holdsAddress(driver: Driver, { name, plan }: ClusterRecord): Promise<boolean> {
+  const { takenAddresses } = await driver.describe();
+  return takenAddresses.get(plan.frontend.publicIp)?.cluster === name;
 }
 
 function issueOf(issue: z.core.$ZodIssue): CheckFailure {
