@@ -7,12 +7,16 @@ import { fileURLToPath } from "node:url";
 
 const HELP = `Usage: npm test [-- OPTION …] [MOCHA OPTION …]
 
-  (none)        unit, conformance and acceptance tests
+  (none)        unit, host (Pulumi's, with an in-memory site), conformance and acceptance tests
   --unit        unit tests only
   --long        the long tests too                    (npm run test:long)
   --bench       no tests, the benches                 (npm run bench)
   --no-setup    don't prepare the machine first
   --help        this text
+
+Environment:
+  VC_MINUTES    how long the long tests look for a history of interruptions and drift that breaks a law (default 5)
+  VC_SEED       where they begin: a failure prints the seed with which it comes again at once
 `;
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
@@ -50,7 +54,9 @@ if (has("--bench")) {
   );
 }
 
-const folders = has("--unit") ? ["unit"] : ["unit", "conformance", "acceptance", ...(has("--long") ? ["long"] : [])];
+const folders = has("--unit")
+  ? ["unit"]
+  : ["unit", "host", "conformance", "acceptance", ...(has("--long") ? ["long"] : [])];
 process.exit(
   run([
     join(root, "node_modules", "mocha", "bin", "mocha.js"),

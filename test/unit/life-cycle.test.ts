@@ -10,7 +10,7 @@ import { type MemoryMachine, type MemorySite, memorySite } from "../../provider/
 import { overlap, subnet } from "../../provider/src/plan/addresses";
 import { PartialFailure, type Properties } from "../../provider/src/resources/host";
 import { makeFakeDisk } from "../conformance/fake-guest";
-import { CheckFailed, Stack, UNKNOWN } from "./stack";
+import { CheckFailed, directLifeCycles, Stack, UNKNOWN } from "./stack";
 
 const KEY_BYTES = Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0\x20${"k".repeat(32)}`, "latin1");
 const KEY = `ssh-ed25519 ${KEY_BYTES.toString("base64")} tester`;
@@ -73,11 +73,11 @@ describe("the life of a cluster", () => {
 
   function stackOf(identity: Properties = {}, config: Readonly<Record<string, string>> = {}): Stack {
     return new Stack(
-      {
+      directLifeCycles({
         "virtual-cluster:site": JSON.stringify({ driver: "memory", name: siteName }),
         "virtual-cluster:owner": "tester@example",
         ...config,
-      },
+      }),
       identity,
     );
   }
@@ -420,6 +420,17 @@ describe("the life of a cluster", () => {
       expect(await stack.up(args)).to.deep.equal(["create compute-0"]);
     });
 
+    it("keeps the data on the frontend's disk when its machine is gone, after a refresh", async () => {
+      await stack.up(args);
+      const disk = site.disks.get("docking-dev-dock/frontend");
+      site.machines.delete("docking-dev-dock/frontend");
+      await stack.refresh();
+      expect(stack.outputs("frontend")).to.deep.include({ state: "missing", ready: false });
+      expect(await stack.up(args)).to.deep.equal(["update frontend"]);
+      expect(machine("frontend").state).to.equal("running");
+      expect(site.disks.get("docking-dev-dock/frontend")).to.equal(disk);
+    });
+
     it("gives back the shape that somebody changed", async () => {
       await stack.up(args);
       machine("compute-1").shape = { cpus: 1, memory: 64 };
@@ -437,6 +448,18 @@ describe("the life of a cluster", () => {
       await stack.up(args);
       expect(site.networks.has("docking-dev-dock")).to.equal(true);
       expect(machine("frontend").machineId).to.equal(machineId);
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("keeps its address when network and machines are gone, after a refresh", async () => {
+      await stack.up(args);
+      const addresses = [...site.leases.keys()];
+      site.networks.clear();
+      site.machines.clear();
+      await stack.refresh();
+      await stack.up(args);
+      expect([...site.leases.keys()]).to.deep.equal(addresses);
       await stack.destroy();
       expectEmptySite();
     });
@@ -919,6 +942,33 @@ describe("the life of a cluster", () => {
           expectWhole(4);
           await stack.up({ ...args, numCpus: 0 });
           expectWhole(0);
+          await stack.destroy();
+          expectEmptySite();
+        },
+      );
+    });
+
+    it("up may be followed by one that wants fewer computes, and none is left over", async () => {
+      await everywhere(
+        async () => undefined,
+        () => stack.up(args),
+        async () => {
+          await stack.up({ ...args, numCpus: 0 });
+          expectWhole(0);
+          await stack.destroy();
+          expectEmptySite();
+        },
+      );
+    });
+
+    it("destroy may be followed by up, after a refresh", async () => {
+      await everywhere(
+        () => stack.up(args),
+        () => stack.destroy(),
+        async () => {
+          await stack.refresh();
+          await stack.up(args);
+          expectWhole(2);
           await stack.destroy();
           expectEmptySite();
         },

@@ -9,7 +9,7 @@ import {
 } from "../../provider/src/resources/host";
 import type { VirtualClusterOutputs } from "../../provider/src/resources/virtual-cluster";
 
-interface State {
+export interface State {
   readonly id: string;
   readonly inputs: Properties;
   readonly outputs: Properties;
@@ -22,25 +22,29 @@ export class CheckFailed extends Error {
   }
 }
 
-/** A program with one cluster, and what Pulumi's engine and host do with it, as far as the life cycles see it. */
+/** The end of an engine that was to die. */
+export class EngineDied extends Error {}
+
+export type LifeCycles = Readonly<Record<"cluster" | "frontend" | "compute", LifeCycle>>;
+
+/** The life cycles without Pulumi's host in between. */
+export function directLifeCycles(config: Readonly<Record<string, string>>): LifeCycles {
+  const request = { config: { get: (key: string) => config[key] } };
+  return { cluster: virtualCluster(request), frontend: frontendNode(request), compute: computeNode(request) };
+}
+
+/** A program with one cluster, and what Pulumi's engine does with it, as far as the life cycles see it. */
 export class Stack {
   /** By resource: `cluster`, `frontend`, `compute-0` …. */
   readonly state = new Map<string, State>();
   /** What the engine has done: `create frontend` and the like. */
   readonly done: string[] = [];
-  private readonly lifeCycles: Readonly<Record<"cluster" | "frontend" | "compute", LifeCycle>>;
+  private writesLeft = Number.POSITIVE_INFINITY;
 
   constructor(
-    private readonly config: Readonly<Record<string, string>>,
+    private readonly lifeCycles: LifeCycles,
     private readonly identity: Properties = {},
-  ) {
-    const request = { config: { get: (key: string) => this.config[key] } };
-    this.lifeCycles = {
-      cluster: virtualCluster(request),
-      frontend: frontendNode(request),
-      compute: computeNode(request),
-    };
-  }
+  ) {}
 
   get cluster(): VirtualClusterOutputs {
     return this.outputs("cluster") as unknown as VirtualClusterOutputs;
@@ -96,9 +100,9 @@ export class Stack {
     for (const [resource, { id, inputs, outputs }] of [...this.state]) {
       const found = await this.lifeCycleOf(resource).read(id, wire(outputs));
       if (found.id === "") {
-        this.state.delete(resource);
+        this.write(resource, undefined);
       } else {
-        this.state.set(resource, { id: found.id, inputs, outputs: wire(found.props) });
+        this.write(resource, { id: found.id, inputs, outputs: wire(found.props) });
       }
     }
   }
@@ -109,6 +113,30 @@ export class Stack {
       await allDone(
         [...this.state.keys()].filter((resource) => order(resource) === turn).map((gone) => this.delete(gone)),
       );
+    }
+  }
+
+  /** The engine dies after so many writes of its state: what it is told next and later, it can't write down any more. */
+  dieAfterWrites(writes: number): void {
+    this.writesLeft = writes;
+  }
+
+  restore(state: ReadonlyMap<string, State>): void {
+    const entries = [...state];
+    this.state.clear();
+    for (const [resource, found] of entries) {
+      this.state.set(resource, found);
+    }
+  }
+
+  private write(resource: string, state: State | undefined): void {
+    if (this.writesLeft-- <= 0) {
+      throw new EngineDied();
+    }
+    if (state) {
+      this.state.set(resource, state);
+    } else {
+      this.state.delete(resource);
     }
   }
 
@@ -134,7 +162,7 @@ export class Stack {
       if (!old) {
         this.done.push(`create ${resource}`);
         const { id, outs } = await lifeCycle.create(inputs);
-        this.state.set(resource, { id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });
+        this.write(resource, { id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });
         return;
       }
       const { changes, replaces = [], deleteBeforeReplace } = await lifeCycle.diff(old.id, wire(old.outputs), inputs);
@@ -149,11 +177,11 @@ export class Stack {
       if (changes || !same(old.inputs, inputs)) {
         this.done.push(`update ${resource}`);
         const { outs } = await lifeCycle.update(old.id, wire(old.outputs), inputs);
-        this.state.set(resource, { id: old.id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });
+        this.write(resource, { id: old.id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });
       }
     } catch (error) {
       if (error instanceof PartialFailure) {
-        this.state.set(resource, { id: error.id, inputs, outputs: wire(error.properties) });
+        this.write(resource, { id: error.id, inputs, outputs: wire(error.properties) });
       }
       throw error;
     }
@@ -163,7 +191,7 @@ export class Stack {
     const { id, outputs } = this.state.get(resource) as State;
     this.done.push(`delete ${resource}`);
     await this.lifeCycleOf(resource).delete(id, wire(outputs));
-    this.state.delete(resource);
+    this.write(resource, undefined);
   }
 
   private lifeCycleOf(resource: string): LifeCycle {

@@ -1,15 +1,15 @@
-import type { ClusterRef, Mark } from "./driver";
+import type { ClusterRef } from "./driver";
 import { ForeignOwner } from "./errors";
 
 const IDENTITY = ["owner", "organization", "project", "stack", "cluster"] as const;
 
 /** Whether a mark is that of this very cluster of this very owner. */
-export function isOurs(mark: Mark | undefined, cluster: ClusterRef): boolean {
+export function isOurs(mark: ClusterRef["mark"] | undefined, cluster: ClusterRef): boolean {
   return mark !== undefined && IDENTITY.every((key) => mark[key] === cluster.mark[key]);
 }
 
 /** @throws ForeignOwner naming whose it is */
-export function refuseForeign(what: string, mark: Mark | undefined, cluster: ClusterRef): void {
+export function refuseForeign(what: string, mark: ClusterRef["mark"] | undefined, cluster: ClusterRef): void {
   if (!isOurs(mark, cluster)) {
     throw new ForeignOwner(
       what,

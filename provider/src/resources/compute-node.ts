@@ -38,7 +38,7 @@ export function computeNodeLifeCycle(): LifeCycle {
     check: async (olds, news) => checkNode(args, COMPUTE_NODE_POLICIES, olds, news),
     diff: async (_id, olds, news) => diffNode(COMPUTE_NODE_POLICIES, olds, news),
     create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, "new") }),
-    read: readNode,
+    read: (id, props) => readNode(id, props, false),
     update: async (_id, olds, news) => ({ outs: await ensure(news, pastOf(olds)) }),
     delete: (_id, props) => removeNode(props),
   };

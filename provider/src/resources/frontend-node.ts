@@ -6,6 +6,7 @@ import {
   checkNode,
   diffNode,
   ensureNode,
+  machinesOf,
   NODE_POLICIES,
   type NodeInputs,
   nodeArgs,
@@ -71,8 +72,12 @@ export function frontendNodeLifeCycle(): LifeCycle {
     check: async (olds, news) => checkNode(args, FRONTEND_NODE_POLICIES, olds, news),
     diff: async (_id, olds, news) => diffNode(FRONTEND_NODE_POLICIES, olds, news),
     create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, "new") }),
-    read: readNode,
-    update: async (_id, olds, news) => ({ outs: await ensure(news, pastOf(olds)) }),
+    read: (id, props) => readNode(id, props, true),
+    update: async (_id, olds, news) => {
+      const outs = await ensure(news, pastOf(olds));
+      await removeUnlisted(olds, news);
+      return { outs };
+    },
     delete: (_id, props) => removeNode(props),
   };
 }
@@ -83,6 +88,18 @@ async function ensure(news: Properties, past: Past): Promise<Properties> {
     const frontend: FrontendPlan = { ...record.plan.frontend, publicIp: inputs.publicIp, publicMac: inputs.publicMac };
     return frontendVcOut({ ...record.plan, frontend, computes: inputs.computes }, [inputs.publicKey]);
   });
+}
+
+/**
+ * Takes away the computes that the frontend doesn't list any more. Those that the state knows would go after this by
+ * themselves; one whose create was cut off has nobody else who knows of it.
+ */
+async function removeUnlisted(olds: Properties, news: Properties): Promise<void> {
+  const listed = new Set(["frontend", ...inputsOf(news).computes.map(({ name }) => name)]);
+  const formerly = inputsOf(olds).computes.map(({ name }) => name);
+  const present = await machinesOf(inputsOf(news));
+  const unlisted = [...new Set([...formerly, ...present])].filter((node) => !listed.has(node));
+  await Promise.all(unlisted.map((node) => removeNode({ ...news, node })));
 }
 
 function inputsOf(news: Properties): FrontendNodeInputs {

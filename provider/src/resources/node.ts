@@ -330,12 +330,20 @@ class Failing {
 
 const failing = new Failing();
 
-/** What the site has of the node now; an empty id says that it is gone. */
-export async function readNode(id: string, props: Properties): Promise<{ id: string; props: Properties }> {
+/**
+ * What the site has of the node now; an empty id says that it is gone. A node whose disk is to be kept isn't gone with its
+ * machine as long as the cluster is there: made anew as one that never was, it would get a new disk.
+ */
+export async function readNode(
+  id: string,
+  props: Properties,
+  keepDisk: boolean,
+): Promise<{ id: string; props: Properties }> {
   const outs = props as unknown as NodeOutputs;
-  const machine = (await snapshotOf(outs)).get(outs.node);
+  const { nodes, record } = await snapshotOf(outs);
+  const machine = nodes.get(outs.node);
   if (!machine || !belongsTo(machine.mark, outs.clusterId)) {
-    return { id: "", props: {} };
+    return keepDisk && record ? { id, props: { ...props, state: "missing", ready: false } } : { id: "", props: {} };
   }
   const state = outs.state === STUCK && machine.state === "running" ? STUCK : machine.state;
   const drift = driftOf(outs, machine);
@@ -370,23 +378,28 @@ function driftOf(outs: NodeOutputs, machine: ObservedNode): string[] {
   ];
 }
 
-const SNAPSHOT_MS = 3000;
-const snapshots = new Map<
-  string,
-  { readonly taken: number; readonly nodes: Promise<ReadonlyMap<string, ObservedNode>> }
->();
+interface Snapshot {
+  readonly record: ClusterRecord | undefined;
+  readonly nodes: ReadonlyMap<string, ObservedNode>;
+}
 
-/** A cluster's machines as a refresh sees them: its nodes are read one after the other, and one look serves them all. */
-function snapshotOf(location: NodeLocation): Promise<ReadonlyMap<string, ObservedNode>> {
+const SNAPSHOT_MS = 3000;
+const snapshots = new Map<string, { readonly taken: number; readonly snapshot: Promise<Snapshot> }>();
+
+/** A cluster and its machines as a refresh sees them: its nodes are read one after the other, and one look serves them all. */
+function snapshotOf(location: NodeLocation): Promise<Snapshot> {
   const key = JSON.stringify([location.clusterId, location.siteId, location.site]);
   const last = snapshots.get(key);
   if (last && Date.now() - last.taken < SNAPSHOT_MS) {
-    return last.nodes;
+    return last.snapshot;
   }
-  const nodes = openCluster(location).then(({ driver }) => driver.read(clusterNameIn(location.clusterId)));
-  nodes.catch(() => snapshots.delete(key));
-  snapshots.set(key, { taken: Date.now(), nodes });
-  return nodes;
+  const snapshot = openCluster(location).then(async ({ driver, record }) => ({
+    record,
+    nodes: await driver.read(clusterNameIn(location.clusterId)),
+  }));
+  snapshot.catch(() => snapshots.delete(key));
+  snapshots.set(key, { taken: Date.now(), snapshot });
+  return snapshot;
 }
 
 /** Takes the machine away. Another's machine of the same name is left alone: ours is gone then. */
@@ -406,6 +419,13 @@ function refOf(machine: ObservedNode | undefined, { clusterId }: NodeLocation): 
   return machine?.mark && belongsTo(machine.mark, clusterId)
     ? { name: clusterNameIn(clusterId), mark: machine.mark }
     : undefined;
+}
+
+/** The nodes of a cluster that have a machine with its mark. */
+export async function machinesOf(location: NodeLocation): Promise<string[]> {
+  const { driver } = await openCluster(location);
+  const machines = await driver.read(clusterNameIn(location.clusterId));
+  return [...machines].flatMap(([node, { mark }]) => (belongsTo(mark, location.clusterId) ? [node] : []));
 }
 
 async function observe(driver: Driver, { clusterId, node }: Pick<NodeInputs, "clusterId" | "node">) {

@@ -259,7 +259,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const expected = recordOf(outs, outs.createdAt, outs.imageRecord);
     const found = await driver.find(outs.clusterName);
     const ours = found !== undefined && isOurs(found.mark, expected);
-    if (!ours && (await machinesOf(driver, expected)).length === 0) {
+    if (!ours && !(await isLeft(driver, expected))) {
       return { id: "", props: {} };
     }
     const drift = await driver.inspect(ours ? found : expected);
@@ -567,6 +567,12 @@ function shellWord(word: string): string {
 async function machinesOf(driver: Driver, record: ClusterRecord): Promise<string[]> {
   const machines = await driver.read(record.name);
   return [...machines].filter(([, machine]) => isOurs(machine.mark, record)).map(([node]) => node);
+}
+
+/** Whether anything with this cluster's mark is at the site although its record isn't. */
+async function isLeft(driver: Driver, expected: ClusterRecord): Promise<boolean> {
+  const found = (await driver.survey()).filter(({ name, mark }) => name === expected.name && isOurs(mark, expected));
+  return found.some(({ machines, publicAddresses }) => machines.length > 0 || publicAddresses.length > 0);
 }
 
 function issueOf(issue: z.core.$ZodIssue): CheckFailure {
