@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import { access, chmod, cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
@@ -15,6 +15,7 @@ import { kvmUsable } from "../../provider/src/default-site/kvm";
 
 export const REMOTE_PROGRAMS = ["sshd", "ssh", "libvirtd", "virtlogd", "virsh", "ip", "tini", "unshare", "nsenter"];
 const PORT = 2222;
+const CLOSED_PORT = 2223;
 const START_LIMIT_MS = 30_000;
 
 /**
@@ -50,11 +51,17 @@ KbdInteractiveAuthentication no
 PrintMotd no
 `;
 
+const HOST_OPTIONS = {
+  reject: false,
+  all: true,
+  // libvirt would register its guests with the machine's own systemd.
+  env: { DBUS_SYSTEM_BUS_ADDRESS: "unix:path=/nonexistent" },
+} as const;
+
 /** How somebody's ssh is set up. */
 export interface SshSetUp {
   readonly identity?: "ours" | "stranger";
   readonly knownHosts?: "ours" | "none" | "stranger";
-  readonly port?: number;
 }
 
 /** A libvirt that is reached over ssh only. Needs root. */
@@ -67,7 +74,7 @@ export class RemoteSite {
     readonly folder: string,
     /** Name of the host, and of its network namespace. */
     readonly name: string,
-    private readonly host: ResultPromise,
+    private readonly host: ResultPromise<typeof HOST_OPTIONS>,
   ) {
     this.root = join("/proc", String(host.pid), "root");
   }
@@ -80,7 +87,7 @@ export class RemoteSite {
     }
     await cp(join(folder, "id.pub"), join(folder, "authorized_keys"));
     await writeFile(join(folder, "sshd_config"), SSHD_CONFIG);
-    await writeFile(join(folder, "libvirtd.conf"), libvirtdConf(crypto.randomUUID()));
+    await writeFile(join(folder, "libvirtd.conf"), libvirtdConf(randomUUID()));
     // As most hosts have it: consoles are written by virtlogd.
     await writeFile(join(folder, "qemu.conf"), QEMU_CONF.replace(/^stdio_handler.*$/m, `stdio_handler = "logd"`));
     await execa("ip", ["netns", "add", name]);
@@ -92,8 +99,7 @@ export class RemoteSite {
         ...["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc"],
         ...["tini", "--", ...script],
       ],
-      // libvirt would register its guests with the machine's own systemd.
-      { reject: false, all: true, env: { DBUS_SYSTEM_BUS_ADDRESS: "unix:path=/nonexistent" } },
+      HOST_OPTIONS,
     );
     const site = new RemoteSite(folder, name, host);
     try {
@@ -107,6 +113,11 @@ export class RemoteSite {
 
   get uri(): string {
     return this.uriOf(PORT);
+  }
+
+  /** Nobody listens there. */
+  get closedUri(): string {
+    return this.uriOf(CLOSED_PORT);
   }
 
   /** The folder of the pool. */
@@ -128,16 +139,13 @@ export class RemoteSite {
   /**
    * A folder with an `ssh` that knows the way to this host, as an entry in the user's own configuration would: that
    * one is in the home folder of the passwd file, where no test may write.
-   * @returns the folder for PATH, and the URI
+   * @returns a folder for PATH
    */
-  async ssh({ identity = "ours", knownHosts = "ours", port = PORT }: SshSetUp = {}): Promise<{
-    readonly path: string;
-    readonly uri: string;
-  }> {
+  async ssh({ identity = "ours", knownHosts = "ours" }: SshSetUp = {}): Promise<string> {
     const path = await mkdtemp(join(this.folder, "bin-"));
     const known = join(path, "known_hosts");
     const hostKey = await readFile(join(this.folder, `${knownHosts === "stranger" ? "stranger_" : ""}host_key.pub`));
-    await writeFile(known, knownHosts === "none" ? "" : `[127.0.0.1]:${port} ${hostKey}`);
+    await writeFile(known, knownHosts === "none" ? "" : `[127.0.0.1]:${PORT} ${hostKey}`);
     const key = join(this.folder, identity === "ours" ? "id" : "stranger_id");
     const { stdout: real } = await execa("which", ["ssh"]);
     const options = {
@@ -157,7 +165,7 @@ exec ${real} "$@"
 `;
     await writeFile(join(path, "ssh"), script);
     await chmod(join(path, "ssh"), 0o755);
-    return { path, uri: this.uriOf(port) };
+    return path;
   }
 
   async remove(): Promise<void> {

@@ -134,6 +134,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         plan: { ...planOf(ref), ...change.plan },
         vcOut: change.vcOut ?? vcOutOf(ref),
         keepDisk: change.keepDisk ?? false,
+        progress: SILENT,
       });
     }
 
@@ -906,7 +907,13 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
 
     function nodeOperations(of: Driver, ref: NodeRef<ClusterRecord>): Array<[string, () => Promise<unknown>]> {
       const shape = { cpus: 2, memory: backend.memory };
-      const request = { role: "frontend", plan: ref.cluster.plan.frontend, vcOut: "<vc/>", keepDisk: false } as const;
+      const request = {
+        role: "frontend",
+        plan: ref.cluster.plan.frontend,
+        vcOut: "<vc/>",
+        keepDisk: false,
+        progress: SILENT,
+      } as const;
       return [
         ["boot", () => of.boot(ref, request)],
         ["waitFor", () => of.waitFor(ref, "running", { seconds: 1, progress: SILENT })],

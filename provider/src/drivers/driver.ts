@@ -213,6 +213,7 @@ export interface BootRequest {
   readonly vcOut: string;
   /** Whether the node had been created before, so that its disk may hold data. */
   readonly keepDisk: boolean;
+  readonly progress: Progress;
 }
 
 export interface WaitLimits {

@@ -126,7 +126,7 @@ export async function ensureNode(
     privateMac: inputs.privateMac,
   };
   const vcOut = vcOutOf(record);
-  const booted = await limitOf(driver)(() => driver.boot(ref, { role, plan, vcOut, keepDisk }));
+  const booted = await limitOf(driver)(() => driver.boot(ref, { role, plan, vcOut, keepDisk, progress }));
   const goal = inputs.waitFor ?? "ready";
   if (booted !== "kept") {
     progress(goal === "ready" ? "started; waiting until it is ready" : "started");

@@ -219,8 +219,7 @@ export class Nodes {
     }
     const image = ref.cluster.image[request.role];
     const keys = await this.clusters.keysOf(ref.cluster.name);
-    return inTemporaryFolder(async (folder) => {
-      const base = await this.clusters.localBase(image, folder, () => undefined);
+    return this.clusters.withLocalBase(image, request.progress, async (base) => {
       const files = [
         { path: "/root/vc-out.xml", content: request.vcOut, mode: 0o644 },
         { path: "/etc/vc/id_ed25519", content: keys.rootKey.private, mode: 0o600 },
