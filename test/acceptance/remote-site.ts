@@ -14,6 +14,7 @@ import {
 import { kvmUsable } from "../../provider/src/default-site/kvm";
 
 export const REMOTE_PROGRAMS = ["sshd", "ssh", "libvirtd", "virtlogd", "virsh", "ip", "tini", "unshare", "nsenter"];
+const SLOW_LINK = join(__dirname, "slow-link.mjs");
 const PORT = 2222;
 const CLOSED_PORT = 2223;
 const START_LIMIT_MS = 30_000;
@@ -62,6 +63,8 @@ const HOST_OPTIONS = {
 export interface SshSetUp {
   readonly identity?: "ours" | "stranger";
   readonly knownHosts?: "ours" | "none" | "stranger";
+  /** As fast as can be when absent. */
+  readonly bytesPerSecond?: number;
 }
 
 /** A libvirt that is reached over ssh only. Needs root. */
@@ -141,7 +144,7 @@ export class RemoteSite {
    * one is in the home folder of the passwd file, where no test may write.
    * @returns a folder for PATH
    */
-  async ssh({ identity = "ours", knownHosts = "ours" }: SshSetUp = {}): Promise<string> {
+  async ssh({ identity = "ours", knownHosts = "ours", bytesPerSecond }: SshSetUp = {}): Promise<string> {
     const path = await mkdtemp(join(this.folder, "bin-"));
     const known = join(path, "known_hosts");
     const hostKey = await readFile(join(this.folder, `${knownHosts === "stranger" ? "stranger_" : ""}host_key.pub`));
@@ -155,8 +158,9 @@ export class RemoteSite {
       IdentityFile: key,
       IdentitiesOnly: "yes",
       IdentityAgent: "none",
+      ...(bytesPerSecond && { ProxyCommand: `${process.execPath} ${SLOW_LINK} %p ${bytesPerSecond}` }),
     };
-    const words = Object.entries(options).map(([option, value]) => `-o ${option}=${value}`);
+    const words = Object.entries(options).map(([option, value]) => `-o '${option}=${value}'`);
     const script = `#!/bin/sh
 case " $* " in
   *" ${this.name} "*) exec ip netns exec ${this.name} ${real} ${words.join(" ")} "$@" ;;
@@ -232,4 +236,12 @@ exec ${real} "$@"
   private onHost(command: readonly string[]) {
     return execa("nsenter", ["--target", String(this.host.pid), "--mount", "--net", ...command]);
   }
+}
+
+/** What a remote site takes and isn't here. */
+export async function missingPrograms(): Promise<string[]> {
+  const env = { PATH: `${process.env.PATH}:/usr/sbin:/sbin` };
+  const found = await Promise.all(REMOTE_PROGRAMS.map((program) => execa("which", [program], { env, reject: false })));
+  const missing = REMOTE_PROGRAMS.filter((_, index) => found[index]?.failed);
+  return process.getuid?.() === 0 ? missing : ["root", ...missing];
 }

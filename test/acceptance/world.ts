@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { execa, type Result } from "execa";
 import { home } from "../../provider/src/home";
 import { makeFakeDisk } from "../conformance/fake-guest";
-import type { RemoteSite } from "./remote-site";
+import type { RemoteSite, SshSetUp } from "./remote-site";
 
 export const ROOT = join(__dirname, "..", "..");
 const QUICKSTART = join(ROOT, "examples", "quickstart", "quickstart.mjs");
@@ -45,8 +45,11 @@ export class World {
     private readonly remote: { readonly site: RemoteSite; readonly ssh: string } | undefined,
   ) {}
 
-  /** @param site where clusters run: on another host, else at this world's own default site once that is started */
-  static async create(site?: RemoteSite): Promise<World> {
+  /**
+   * @param remote where clusters run: on another host, reached by its `ssh` set up like this; else at this world's own
+   * default site once that is started
+   */
+  static async create(remote?: { readonly site: RemoteSite; readonly setUp: SshSetUp }): Promise<World> {
     const folder = await mkdtemp(join(tmpdir(), "vc-test-"));
     // Inside the checkout, since that is where the packages resolve.
     const project = await mkdtemp(join(ROOT, "test", "acceptance", ".work-"));
@@ -56,7 +59,15 @@ export class World {
     await mkdir(join(folder, "pulumi"));
     await writeFile(join(folder, "passphrase"), "only for this test\n", { mode: 0o600 });
     await execa("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", join(folder, "id_ed25519")], { stdin: "ignore" });
-    return new World(folder, project, await makeCounters(folder), site && { site, ssh: await site.ssh() });
+    return new World(
+      folder,
+      project,
+      await makeCounters(folder),
+      remote && {
+        site: remote.site,
+        ssh: await remote.site.ssh(remote.setUp),
+      },
+    );
   }
 
   get env(): Record<string, string> {
