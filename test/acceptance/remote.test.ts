@@ -1,4 +1,5 @@
-import { readdir } from "node:fs/promises";
+import { readdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { expect } from "chai";
 import { POOL } from "../../provider/src/default-site/configuration";
 import { Denied, Unreachable, type VirtualClusterError } from "../../provider/src/drivers/errors";
@@ -85,7 +86,8 @@ describe("a libvirt on another host", function () {
     expect(await isVisibleHere()).to.equal(false);
   });
 
-  it("gives everything back", async () => {
+  it("gives everything back, what virtlogd set aside of a long console included", async () => {
+    await writeFile(join(site.images, "acceptance-far-demo-compute-0.console.0"), "Linux version 6.1.0\n");
     await world.pulumi(["destroy", "--yes", "--skip-preview"]);
     expect(await world.leftovers()).to.deep.equal([]);
     expect(await readdir(site.images)).to.deep.equal([]);

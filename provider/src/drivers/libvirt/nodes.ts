@@ -144,15 +144,18 @@ export class Nodes {
     await this.volumes.remove(diskVolume(name), consoleVolume(name));
   }
 
-  /** Takes away the disks of nodes whose `boot` was cut off before it got to the machine. */
+  /**
+   * Takes away the disks of nodes whose `boot` was cut off before it got to the machine, and what virtlogd has set aside
+   * of long consoles.
+   */
   async removeLeftovers(cluster: ClusterRef): Promise<void> {
     const [machines, volumes] = await Promise.all([
       this.read(cluster.name),
-      this.volumes.list(),
+      this.volumes.refresh().then(() => this.volumes.list()),
       this.refuseForeignCluster(cluster),
     ]);
     const left = [...volumes].filter((volume) => {
-      const [, name, node = ""] = /^(.+)-(frontend|compute-\d+)\.(?:qcow2|console)$/.exec(volume) ?? [];
+      const [, name, node = ""] = /^(.+)-(frontend|compute-\d+)\.(?:qcow2|console(?:\.\d+)?)$/.exec(volume) ?? [];
       return name === cluster.name && !machines.has(node);
     });
     await this.volumes.remove(...left);
