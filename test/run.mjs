@@ -37,7 +37,7 @@ if (!has("--no-setup")) {
   }
 }
 
-if (!["--no-setup", "--unit", "--bench"].some(has)) {
+if (!has("--no-setup") && !has("--bench")) {
   const status = run([join(root, "test", "set-up.mjs")]);
   if (status !== 0) {
     process.exit(status);

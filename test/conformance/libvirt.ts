@@ -159,7 +159,10 @@ export async function libvirtBackend(
 
     tearDown: async () => {
       await site.remove();
-      process.env = environment;
+      for (const name of Object.keys(process.env).filter((name) => !(name in environment))) {
+        delete process.env[name];
+      }
+      Object.assign(process.env, environment);
       await rm(home, { recursive: true, force: true });
     },
   };

@@ -16,7 +16,7 @@ const POOL = "virtual-cluster";
 
 describe("base images over a slow line", function () {
   this.timeout(60_000);
-  const environment = { ...process.env };
+  const { PATH: pathBefore, VIRTUAL_CLUSTER_HOME: homeBefore } = process.env;
   let site: RemoteSite;
   let home: string;
 
@@ -31,7 +31,12 @@ describe("base images over a slow line", function () {
   });
 
   after(async () => {
-    process.env = environment;
+    process.env.PATH = pathBefore;
+    if (homeBefore === undefined) {
+      delete process.env.VIRTUAL_CLUSTER_HOME;
+    } else {
+      process.env.VIRTUAL_CLUSTER_HOME = homeBefore;
+    }
     await site?.remove();
     await rm(home, { recursive: true, force: true });
   });
