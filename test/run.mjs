@@ -41,6 +41,13 @@ if (!has("--no-setup")) {
   }
 }
 
+if (!has("--no-setup") && !has("--bench")) {
+  const status = run([join(root, "test", "set-up.mjs")]);
+  if (status !== 0) {
+    process.exit(status);
+  }
+}
+
 if (has("--bench")) {
   const benches = readdirSync(join(root, "test", "bench")).filter((file) => file.endsWith(".bench.ts"));
   process.exit(

@@ -16,6 +16,7 @@ import { join } from "node:path";
 import { execa, type Result } from "execa";
 import { home } from "../../provider/src/home";
 import { makeFakeDisk } from "../conformance/fake-guest";
+import type { RemoteSite, SshSetUp } from "./remote-site";
 
 export const ROOT = join(__dirname, "..", "..");
 const QUICKSTART = join(ROOT, "examples", "quickstart", "quickstart.mjs");
@@ -41,9 +42,14 @@ export class World {
     readonly home: string,
     readonly project: string,
     private readonly counts: string,
+    private readonly remote: { readonly site: RemoteSite; readonly ssh: string } | undefined,
   ) {}
 
-  static async create(): Promise<World> {
+  /**
+   * @param remote where clusters run: on another host, reached by its `ssh` set up like this; else at this world's own
+   * default site once that is started
+   */
+  static async create(remote?: { readonly site: RemoteSite; readonly setUp: SshSetUp }): Promise<World> {
     const folder = await mkdtemp(join(tmpdir(), "vc-test-"));
     // Inside the checkout, since that is where the packages resolve.
     const project = await mkdtemp(join(ROOT, "test", "acceptance", ".work-"));
@@ -53,7 +59,15 @@ export class World {
     await mkdir(join(folder, "pulumi"));
     await writeFile(join(folder, "passphrase"), "only for this test\n", { mode: 0o600 });
     await execa("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", join(folder, "id_ed25519")], { stdin: "ignore" });
-    return new World(folder, project, await makeCounters(folder));
+    return new World(
+      folder,
+      project,
+      await makeCounters(folder),
+      remote && {
+        site: remote.site,
+        ssh: await remote.site.ssh(remote.setUp),
+      },
+    );
   }
 
   get env(): Record<string, string> {
@@ -63,6 +77,7 @@ export class World {
       HOME: this.home,
       PULUMI_HOME: process.env.PULUMI_HOME ?? join(process.env.HOME ?? "/root", ".pulumi"),
       PULUMI_BACKEND_URL: `file://${join(this.home, "pulumi")}`,
+      ...(this.remote && { PATH: `${this.remote.ssh}:${process.env.PATH}` }),
     };
   }
 
@@ -72,7 +87,7 @@ export class World {
   }
 
   get uri(): string {
-    return `qemu:///system?socket=${join(this.home, "site", "run", "libvirt-sock")}`;
+    return this.remote?.site.uri ?? `qemu:///system?socket=${join(this.home, "site", "run", "libvirt-sock")}`;
   }
 
   async quickstart(...args: string[]): Promise<Result> {
@@ -121,7 +136,9 @@ export class World {
   }
 
   async virsh(...args: string[]): Promise<string> {
-    return (await execa("virsh", ["-q", "-c", this.uri, ...args])).stdout;
+    return this.remote
+      ? this.remote.site.virsh(...args)
+      : (await execa("virsh", ["-q", "-c", this.uri, ...args])).stdout;
   }
 
   /** What a site holds beside what it was born with: names of domains, networks and volumes. */

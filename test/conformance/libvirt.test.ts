@@ -1,4 +1,4 @@
 import { libvirtBackend } from "./libvirt";
 import { describeConformance } from "./suite";
 
-describeConformance("libvirt", libvirtBackend);
+describeConformance("libvirt", (context) => libvirtBackend(context));

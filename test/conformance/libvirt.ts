@@ -19,48 +19,69 @@ const PROGRAMS = [
 const SCRIBBLE_OFFSET = 60_000;
 const SCRIBBLE = "scribbled";
 
-/** A real libvirt: a default site of this test's own. Its guests are a boot sector that says a line and halts. */
-export async function libvirtBackend(context: Mocha.Context, interruptEvery = 4): Promise<Backend> {
+/** A real libvirt, by what its own tools can do. */
+export interface LibvirtSite {
+  readonly uri: string;
+  /** Where its libvirt would be if it didn't answer. */
+  readonly unreachableUri: string;
+  /** Folders of its files: definitions of machines and networks, and the pool. */
+  readonly etc: string;
+  readonly images: string;
+  /** A folder with programs that this side needs to reach it. */
+  readonly path?: string;
+  virsh(...args: string[]): Promise<string>;
+  remove(): Promise<void>;
+}
+
+interface Options {
+  readonly interruptEvery?: number;
+  /** Starts the site; the environment is the test's own by then. */
+  readonly start?: () => Promise<LibvirtSite>;
+  /** What that takes beside what every libvirt takes. */
+  readonly programs?: readonly string[];
+}
+
+/** Guests are a boot sector that says a line and halts. */
+export async function libvirtBackend(
+  context: Mocha.Context,
+  { interruptEvery = 4, start = startDefaultSite, programs = [] }: Options = {},
+): Promise<Backend> {
   context.timeout(120_000);
-  await skipWithoutPrograms(context);
+  await skipWithoutPrograms(context, [...PROGRAMS, ...programs]);
   const environment = { ...process.env };
   const home = await realpath(await mkdtemp("/tmp/vc-conformance-"));
   const temporary = join(home, "tmp");
   await mkdir(temporary);
   process.env.VIRTUAL_CLUSTER_HOME = home;
   process.env.TMPDIR = temporary;
-  const site: typeof defaultSite = require("../../provider/dist/default-site/site");
-  const uri = await site.startSite();
-  const pool = join(sitePaths().root, "lib", "images");
+  const site = await start();
+  const pool = site.images;
   const [plain, modern, other] = await Promise.all([
     diskOf(join(home, "plain.raw"), { virtio: false, heedsPowerButton: false }),
     diskOf(join(home, "modern.raw"), { virtio: true, heedsPowerButton: true }),
     diskOf(join(home, "other.raw"), { virtio: false, heedsPowerButton: false }),
   ]);
   const gate = await VirshGate.make(join(home, "bin"));
-  process.env.PATH = `${gate.folder}:${process.env.PATH}`;
+  process.env.PATH = [gate.folder, ...(site.path ? [site.path] : []), process.env.PATH].join(":");
 
-  const virsh = async (...args: string[]) => (await execa(gate.virsh, ["-q", "-c", uri, ...args])).stdout;
+  const virsh = site.virsh.bind(site);
   const virshDefine = async (command: string, xml: string) => {
     const file = join(home, "definition.xml");
     await writeFile(file, xml);
     await virsh(command, file);
   };
   const definitions = async (folder: string) =>
-    (await readdir(join(sitePaths().root, "etc", folder)).catch(() => []))
+    (await readdir(join(site.etc, folder)).catch(() => []))
       .filter((file) => file.endsWith(".xml") && file !== "public.xml")
       .sort();
   const overlay = (cluster: string, node: string) => join(pool, `${cluster}-${node}.qcow2`);
-  const settings = resolveLibvirtSettings({ driver: "libvirt", uri });
+  const settings = resolveLibvirtSettings({ driver: "libvirt", uri: site.uri });
   let stranger: { readonly dump: string[]; readonly asMade: string; readonly undefine: string[] } | undefined;
 
   return {
     driver: new LibvirtDriver(settings),
     otherProcess: new LibvirtDriver(settings),
-    unreachable: new LibvirtDriver({
-      ...settings,
-      uri: `qemu:///system?socket=${join(home, "nobody")}`,
-    }),
+    unreachable: new LibvirtDriver({ ...settings, uri: site.unreachableUri }),
     settings,
     image: { vcName: "modern", frontend: modern, compute: modern },
     otherImage: { vcName: "other", frontend: plain, compute: other },
@@ -187,19 +208,38 @@ export async function libvirtBackend(context: Mocha.Context, interruptEvery = 4)
     },
 
     tearDown: async () => {
-      await site.removeSite({ force: true });
-      process.env = environment;
+      await site.remove();
+      for (const name of Object.keys(process.env).filter((name) => !(name in environment))) {
+        delete process.env[name];
+      }
+      Object.assign(process.env, environment);
       await rm(home, { recursive: true, force: true });
     },
   };
 }
 
-async function skipWithoutPrograms(context: Mocha.Context): Promise<void> {
+/** A default site of this test's own. */
+async function startDefaultSite(): Promise<LibvirtSite> {
+  const site: typeof defaultSite = require("../../provider/dist/default-site/site");
+  const uri = await site.startSite();
+  const { root } = sitePaths();
+  const { stdout: program } = await execa("which", ["virsh"]);
+  return {
+    uri,
+    unreachableUri: `qemu:///system?socket=${join(root, "nobody")}`,
+    etc: join(root, "etc"),
+    images: join(root, "lib", "images"),
+    virsh: async (...args) => (await execa(program, ["-q", "-c", uri, ...args])).stdout,
+    remove: () => site.removeSite({ force: true }),
+  };
+}
+
+async function skipWithoutPrograms(context: Mocha.Context, programs: readonly string[]): Promise<void> {
   const path = `${process.env.PATH}:/usr/sbin:/sbin`;
   const found = await Promise.all(
-    PROGRAMS.map((program) => execa("which", [program], { env: { PATH: path }, reject: false })),
+    programs.map((program) => execa("which", [program], { env: { PATH: path }, reject: false })),
   );
-  const missing = PROGRAMS.filter((_, index) => found[index]?.failed);
+  const missing = programs.filter((_, index) => found[index]?.failed);
   const root = process.getuid?.() === 0 || !(await execa("sudo", ["-n", "true"], { reject: false })).failed;
   if (missing.length > 0 || !root) {
     console.log(`    The libvirt driver isn't tested: ${root ? `no ${missing.join(", ")} here` : "no root here"}.`);

@@ -145,6 +145,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         keepDisk: change.keepDisk ?? false,
         power: change.power ?? "on",
         stop: AT_ONCE,
+        progress: SILENT,
       });
     }
 
@@ -1196,6 +1197,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         keepDisk: false,
         power: "on",
         stop: AT_ONCE,
+        progress: SILENT,
       } as const;
       return [
         ["boot", () => of.boot(ref, request)],

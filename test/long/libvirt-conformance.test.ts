@@ -1,4 +1,6 @@
 import { libvirtBackend } from "../conformance/libvirt";
 import { describeConformance } from "../conformance/suite";
 
-describeConformance("libvirt, interrupted at every request", (context) => libvirtBackend(context, 1));
+describeConformance("libvirt, interrupted at every request", (context) =>
+  libvirtBackend(context, { interruptEvery: 1 }),
+);

@@ -100,6 +100,76 @@ describe("Virsh", () => {
     });
   }
 
+  describe("over ssh", () => {
+    const FAR = "qemu+ssh://me@far/system?socket=/run/s";
+
+    async function fakeFarVirsh(script: string, uri = FAR): Promise<Virsh> {
+      await fakeVirsh(script);
+      return new Virsh(uri);
+    }
+
+    /** What ssh 9.2 says through virsh 9.0. */
+    const hints: Record<string, [string, RegExp]> = {
+      "a host key that nobody has looked at": ["Host key verification failed.", /log in once by hand/],
+      "a host key that has changed": [
+        "Host key for far has changed and you have requested strict checking.\nHost key verification failed.",
+        /another key than it used to/,
+      ],
+      "a name without an address": ["ssh: Could not resolve hostname far: Name or service not known", /written right/],
+      "a host where nobody listens": ["ssh: connect to host far port 22: Connection refused", /its sshd listens/],
+      "a key that isn't let in": ["me@far: Permission denied (publickey).", /ssh-copy-id/],
+      "a host without netcat": ["sh: 1: nc: not found", /virt-ssh-helper/],
+      "anything else": ["no idea", /log in there by hand/],
+    };
+    for (const [what, [words, hint]] of Object.entries(hints)) {
+      it(`says what to do about ${what}`, async () => {
+        const virsh = await fakeFarVirsh(
+          `cat >&2 <<'END'\nerror: failed to connect to the hypervisor\nerror: Cannot recv data: ${words}: Connection reset by peer\nEND\nexit 1`,
+        );
+        const error = await rejection(virsh.run(["list"]));
+        expect(error?.hint).to.match(hint);
+        expect(error?.message).to.include(FAR);
+      });
+    }
+
+    it("asks nobody, and shares the connection", async () => {
+      const virsh = await fakeFarVirsh(`printf %s "$3"`);
+      expect(await virsh.run(["list"])).to.match(
+        /^qemu\+ssh:\/\/me@far\/system\?socket=\/run\/s&no_tty=1&command=[^&]*%2Fshared-ssh$/,
+      );
+      expect(virsh.uri).to.equal(FAR);
+    });
+
+    it("leaves what the URI says itself, and other ways to connect", async () => {
+      const own = "qemu+ssh://far/system?command=/own/ssh&no_tty=0";
+      expect(await (await fakeFarVirsh(`printf %s "$3"`, own)).run(["list"])).to.equal(own);
+      const other = "qemu+libssh2://far/system";
+      expect(await (await fakeFarVirsh(`printf %s "$3"`, other)).run(["list"])).to.equal(other);
+    });
+
+    it("lets the first run open the connection before others use it", async () => {
+      const virsh = await fakeFarVirsh(
+        `date +%s%N; [ -e ${folder}/open ] || sleep 0.3; touch ${folder}/open; date +%s%N`,
+      );
+      const [first, ...others] = (await Promise.all([1, 2, 3].map(() => virsh.run(["list"])))).map((times) =>
+        times.trim().split("\n").map(Number),
+      );
+      for (const [begin = 0] of others) {
+        expect(begin).to.be.at.least(first?.[1] ?? Number.NaN);
+      }
+    });
+
+    it("tries again where sshd has too many log-ins, and only there", async () => {
+      const refuse = (words: string) =>
+        fakeFarVirsh(`echo >>${folder}/calls; [ $(wc -l <${folder}/calls) -gt 1 ] || { echo "${words}" >&2; exit 1; }`);
+      const busy = await refuse("error: Cannot recv data: kex_exchange_identification: read: Connection reset by peer");
+      expect(await busy.run(["list"])).to.equal("");
+      await rm(join(folder, "calls"));
+      const refused = await refuse("error: Cannot recv data: me@far: Permission denied (publickey).");
+      expect(await rejection(refused.run(["list"]))).to.be.instanceOf(Denied);
+    });
+  });
+
   it("says what to install where there is no virsh", async () => {
     process.env.PATH = folder;
     const error = await rejection(new Virsh(URI).run(["list"]));

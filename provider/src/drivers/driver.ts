@@ -271,6 +271,7 @@ export interface BootRequest {
   readonly power: Power;
   /** How long a machine that has to be stopped may take to shut down by itself. */
   readonly stop: StopLimits;
+  readonly progress: Progress;
 }
 
 export type Power = "on" | "off";

@@ -161,13 +161,18 @@ async function computeDigest(file: string): Promise<string> {
   if (known?.file === file && known.size === size && known.mtimeMs === mtimeMs) {
     return known.digest;
   }
+  const digest = await hashOf(file);
+  await writeKnownDigest(note, { file, size, mtimeMs, digest });
+  return digest;
+}
+
+/** The SHA-256 of a file that nobody is to find by it, hex. */
+export async function hashOf(file: string): Promise<string> {
   const hash = createHash("sha256");
   for await (const chunk of createReadStream(file, { highWaterMark: 4 * 1024 * 1024 })) {
     hash.update(chunk as Buffer);
   }
-  const digest = hash.digest("hex");
-  await writeKnownDigest(note, { file, size, mtimeMs, digest });
-  return digest;
+  return hash.digest("hex");
 }
 
 /** A file of this machine that holds exactly the disk of this digest, if one is known. */

@@ -210,6 +210,7 @@ export async function ensureNode(
     keepDisk: role === "frontend" ? past !== "new" || record.adopted === true : past === "existing",
     power,
     stop: STOP,
+    progress,
   };
 
   await using _lock = await lockOf(driver, record, progress);

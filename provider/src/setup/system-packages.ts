@@ -16,19 +16,27 @@ export const SYSTEM_PACKAGES = [
 ] as const;
 
 /**
- * Installs its arguments, as root. The packages' own libvirtd is neither started nor enabled where it wasn't there
- * before: a policy for package scripts forbids to start anything meanwhile, and is taken away however this ends.
+ * Installs its arguments, as root. The packages' own libvirtd (or sshd) is neither started nor enabled where it wasn't
+ * there before: a policy for package scripts forbids to start anything meanwhile, and is taken away however this ends.
  */
 const INSTALL_SCRIPT = `
 policy=/usr/sbin/policy-rc.d
 mark='# Temporary, of the virtual cluster set-up'
-had_libvirt=$(dpkg-query -W -f '\${db:Status-Status}' libvirt-daemon-system 2>/dev/null || true)
+status_of() { dpkg-query -W -f '\${db:Status-Status}' "$1" 2>/dev/null || true; }
+had_libvirt=$(status_of libvirt-daemon-system)
+had_sshd=$(status_of openssh-server)
+disable_services_of() {
+  dpkg-query -L "$@" 2>/dev/null |
+    sed -nE 's#^(/usr)?/lib/systemd/system/([^/@]+[.](service|socket))$#\\2#p' |
+    DPKG_MAINTSCRIPT_PACKAGE=$1 xargs -r deb-systemd-helper disable >/dev/null 2>&1 || true
+}
 finish() {
   if grep -qsF "$mark" "$policy"; then rm -f "$policy"; fi
   if [ "$had_libvirt" != installed ]; then
-    dpkg-query -L libvirt-daemon-system libvirt-daemon-system-systemd libvirt-daemon 2>/dev/null |
-      sed -nE 's#^(/usr)?/lib/systemd/system/([^/@]+[.](service|socket))$#\\2#p' |
-      DPKG_MAINTSCRIPT_PACKAGE=libvirt-daemon-system-systemd xargs -r deb-systemd-helper disable >/dev/null 2>&1 || true
+    disable_services_of libvirt-daemon-system-systemd libvirt-daemon-system libvirt-daemon
+  fi
+  if [ "$had_sshd" != installed ]; then
+    disable_services_of openssh-server
   fi
 }
 trap finish EXIT
@@ -43,13 +51,13 @@ apt-get -q -o DPkg::Lock::Timeout=120 update
 apt-get -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends install "$@"
 `;
 
-/** The packages of {@link SYSTEM_PACKAGES} that aren't installed. */
-export async function missingSystemPackages(): Promise<string[]> {
+/** Those of the packages that aren't installed. */
+async function missingSystemPackages(packages: readonly string[]): Promise<string[]> {
   // biome-ignore lint/suspicious/noTemplateCurlyInString: the placeholders are dpkg-query's
-  const query = ["-W", "-f", "${Package} ${db:Status-Status}\\n", ...SYSTEM_PACKAGES];
+  const query = ["-W", "-f", "${Package} ${db:Status-Status}\\n", ...packages];
   const { stdout } = await execa("dpkg-query", query, { lines: true, reject: false });
   const installed = new Set(stdout);
-  return SYSTEM_PACKAGES.filter((name) => !installed.has(`${name} installed`));
+  return packages.filter((name) => !installed.has(`${name} installed`));
 }
 
 /**
@@ -57,14 +65,17 @@ export async function missingSystemPackages(): Promise<string[]> {
  *
  * @throws SetupError on another distribution than Debian, without root, or when a package can't be had
  */
-export async function installSystemPackages(progress: Progress): Promise<void> {
+export async function installSystemPackages(
+  progress: Progress,
+  packages: readonly string[] = SYSTEM_PACKAGES,
+): Promise<void> {
   const release = await readFile("/etc/os-release", "utf8").catch(() => "");
   if (!/^ID="?debian"?$/m.test(release)) {
     throw new SetupError(
-      `Only Debian is set up by itself: on another distribution install what Debian calls ${SYSTEM_PACKAGES.join(" ")}, and use a site and an image of your own instead of the quickstart.`,
+      `Only Debian is set up by itself: on another distribution install what Debian calls ${packages.join(" ")}, and use a site and an image of your own instead of the quickstart.`,
     );
   }
-  const missing = await missingSystemPackages();
+  const missing = await missingSystemPackages(packages);
   if (missing.length === 0) {
     return;
   }

@@ -1,7 +1,10 @@
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { execa } from "execa";
-import { digestOf, locateDisk } from "../../images/disk";
+import { hashOf, locateDisk } from "../../images/disk";
+import { steadyProgress } from "../../setup/steady-progress";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { allDigestsOf, digestsOf, formerBases, withFormerBases } from "../bases";
 import { Batcher } from "../batcher";
@@ -10,6 +13,7 @@ import { AddressTaken, ForeignOwner, NotFound } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import { allDone, Reverter } from "../reverter";
 import { listNetworks } from "./site";
+import { reporting } from "./transfer";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
 import { clusterNetworkXml, LEASE_PREFIX, leaseXml, type ObservedNetwork, parseNetwork, REPLUG_PREFIX } from "./xml";
@@ -27,7 +31,10 @@ export interface KeyPair {
 
 /** What the engine asks at once arrives within this time. */
 export const TOGETHER_MS = 12;
-const UPLOAD_SECONDS = 6 * 3600;
+const TRANSFER_SECONDS = 6 * 3600;
+const UPLOADER_POLL_MS = 500;
+/** A base that hasn't grown for this long has lost its uploader. A slow one only means that the bytes go over twice. */
+const UPLOADER_GONE_MS = 5000;
 
 /**
  * What a cluster has at a libvirt beside its machines: its network, whose metadata is the record; the lease of its
@@ -37,6 +44,8 @@ export class Clusters {
   private readonly definitions: Batcher<string, string>;
   /** Made once for a cluster, and needed for each of its nodes. */
   private readonly keys = new Map<string, Promise<PrivateKeys | undefined>>();
+  /** Bases fetched back from the site, by digest, as long as somebody uses them. */
+  private readonly copies = new Map<string, { readonly file: Promise<string>; users: number }>();
 
   constructor(
     private readonly virsh: Virsh,
@@ -198,30 +207,53 @@ export class Clusters {
   }
 
   /**
-   * A base disk as a file on this machine: where it came from, else a copy fetched back from the site.
-   * @param folder where a copy would go
+   * Hands `use` a base disk as a file on this machine: where it came from, else a copy fetched back from the site, once
+   * for all that need it at the same time.
    */
-  async localBase(image: DiskImage, folder: string, progress: Progress): Promise<string> {
+  async withLocalBase<T>(image: DiskImage, progress: Progress, use: (file: string) => Promise<T>): Promise<T> {
     const known = await locateDisk(image.digest);
     if (known) {
-      return known;
+      return use(known);
     }
-    progress("fetching the base image back from the site, since its file here is gone");
+    const copy = this.copies.get(image.digest) ?? { file: this.fetchBase(image, progress), users: 0 };
+    this.copies.set(image.digest, copy);
+    copy.users += 1;
+    try {
+      return await use(await copy.file);
+    } finally {
+      copy.users -= 1;
+      if (copy.users === 0) {
+        this.copies.delete(image.digest);
+        await copy.file.then((file) => rm(dirname(file), { recursive: true })).catch(() => undefined);
+      }
+    }
+  }
+
+  private async fetchBase(image: DiskImage, progress: Progress): Promise<string> {
+    const base = baseVolume(image.digest);
+    const folder = await mkdtemp(join(tmpdir(), "virtual-cluster-"));
     const file = join(folder, "base.raw");
-    if (
-      !(await this.volumes.download(baseVolume(image.digest), file, {
-        sparse: true,
-        timeoutSeconds: UPLOAD_SECONDS,
-      })) ||
-      (await digestOf(file)) !== image.digest
-    ) {
-      throw new NotFound(
-        "the base image",
-        `neither this machine nor the site has the disk ${image.digest.slice(0, 16)}…`,
-        "Put the image back into its repository",
-      );
+    try {
+      progress("fetching the base image back from the site, since its file here is gone");
+      const [bytes = 0] = await this.volumes.allocated(base);
+      const transfer = {
+        what: "fetching the base image",
+        bytes,
+        arrived: () => allocatedHere(file),
+      };
+      const download = () => this.volumes.download(base, file, { sparse: true, timeoutSeconds: TRANSFER_SECONDS });
+      if (!(await reporting(transfer, progress, download)) || (await hashOf(file)) !== image.digest) {
+        throw new NotFound(
+          "the base image",
+          `neither this machine nor the site has the disk ${image.digest.slice(0, 16)}…`,
+          "Put the image back into its repository",
+        );
+      }
+      return file;
+    } catch (error) {
+      await rm(folder, { recursive: true });
+      throw error;
     }
-    return file;
   }
 
   private async define(xml: string, what: string): Promise<void> {
@@ -314,8 +346,8 @@ export class Clusters {
   }
 
   /**
-   * A base counts as whole when the volume that says so is there. Its name is its content, so a second uploader writes
-   * the same bytes, and a broken upload is simply done again.
+   * A base counts as whole when the volume that says so is there. Its name is its content, so where two upload it at the
+   * same time they write the same bytes, and a broken upload is simply done again.
    */
   private async ensureBase(image: DiskImage, progress: Progress): Promise<void> {
     const [base, complete] = [baseVolume(image.digest), completeVolume(image.digest)];
@@ -323,7 +355,14 @@ export class Clusters {
     if (present.has(base) && present.has(complete)) {
       return;
     }
+    if (present.has(complete)) {
+      await this.volumes.remove(complete);
+    }
     const file = await locateDisk(image.digest);
+    const begun = present.has(base) || (file !== undefined && !(await this.volumes.create(base, image.size)));
+    if (begun && (await this.arrives(image, progress))) {
+      return;
+    }
     if (!file) {
       throw new NotFound(
         "the base image",
@@ -331,12 +370,39 @@ export class Clusters {
         "Put the image back into its repository and run `pulumi up`",
       );
     }
-    progress(`copying the base image to the site (${Math.ceil(image.size / 1024 / 1024)} MiB, holes left out)`);
+    if (begun) {
+      await this.volumes.create(base, image.size);
+    }
+    const bytes = await allocatedHere(file);
+    progress(`copying the base image to the site (${Math.ceil(bytes / 1024 / 1024)} MiB, holes left out)`);
     const started = Date.now();
-    await this.volumes.create(base, image.size);
-    await this.volumes.upload(base, file, { sparse: true, timeoutSeconds: UPLOAD_SECONDS });
+    const transfer = {
+      what: "copying the base image",
+      bytes,
+      arrived: async () => (await this.volumes.allocated(base))[0],
+    };
+    await reporting(transfer, progress, () =>
+      this.volumes.upload(base, file, { sparse: true, timeoutSeconds: TRANSFER_SECONDS }),
+    );
     await this.volumes.create(complete, 0);
     progress(`base image stored in ${((Date.now() - started) / 1000).toFixed(1)} s; every node shares it`);
+  }
+
+  /** Whether a base that somebody has begun to upload gets whole: while it grows, they are at it. */
+  private async arrives(image: DiskImage, progress: Progress): Promise<boolean> {
+    const look = () => this.volumes.allocated(baseVolume(image.digest), completeVolume(image.digest));
+    const report = steadyProgress(progress);
+    let [before, whole] = await look();
+    for (let grown = Date.now(); whole === undefined && Date.now() - grown < UPLOADER_GONE_MS; ) {
+      await setTimeout(UPLOADER_POLL_MS);
+      const [now, wholeNow] = await look();
+      if (now !== before) {
+        grown = Date.now();
+        report("somebody else is copying this base image to the site: waiting for them");
+      }
+      [before, whole] = [now, wholeNow];
+    }
+    return before !== undefined && whole !== undefined;
   }
 
   /** Removes bases that no cluster's record names and no machine uses. */
@@ -376,6 +442,11 @@ function completeVolume(digest: string): string {
 
 function keysVolume(cluster: string): string {
   return `${cluster}-keys`;
+}
+
+/** The bytes that a file of this machine holds, holes left out. */
+async function allocatedHere(file: string): Promise<number> {
+  return (await stat(file)).blocks * 512;
 }
 
 async function makeKeys(cluster: string): Promise<PrivateKeys> {

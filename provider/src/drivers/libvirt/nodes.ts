@@ -97,7 +97,7 @@ export class Nodes {
       return "kept";
     }
     await this.resizeOff(machine, request.plan, request.stop);
-    await this.start(ref, await this.existing(ref), request.vcOut);
+    await this.start(ref, await this.existing(ref), request);
     return "started";
   }
 
@@ -199,15 +199,19 @@ export class Nodes {
     }
   }
 
-  /** Takes away the disks of nodes whose `boot` was cut off before it got to the machine. */
+  /**
+   * Takes away the disks of nodes whose `boot` was cut off before it got to the machine, and what virtlogd has set aside
+   * of long consoles.
+   */
   async removeLeftovers(cluster: ClusterRef): Promise<void> {
     const [machines, volumes] = await Promise.all([
       this.read(cluster.name),
-      this.volumes.list(),
+      this.volumes.refresh().then(() => this.volumes.list()),
       this.refuseForeignCluster(cluster),
     ]);
     const left = [...volumes].filter((volume) => {
-      const [, name, node = ""] = /^(.+)-(frontend|compute-\d+)\.(?:qcow2|console|new\.qcow2)$/.exec(volume) ?? [];
+      const [, name, node = ""] =
+        /^(.+)-(frontend|compute-\d+)\.(?:qcow2|console(?:\.\d+)?|new\.qcow2)$/.exec(volume) ?? [];
       return name === cluster.name && !machines.has(node);
     });
     await this.volumes.remove(...left);
@@ -338,8 +342,7 @@ export class Nodes {
     const name = domainName(ref);
     const image = ref.cluster.image[request.role];
     const keys = await this.clusters.keysOf(ref.cluster.name);
-    return inTemporaryFolder(async (folder) => {
-      const base = await this.clusters.localBase(image, folder, () => undefined);
+    return this.clusters.withLocalBase(image, request.progress, async (base) => {
       const files = [
         vcOutFile(request.vcOut),
         { path: "/etc/vc/id_ed25519", content: keys.rootKey.private, mode: 0o600 },
@@ -360,13 +363,13 @@ export class Nodes {
     });
   }
 
-  private async start(ref: NodeRef<ClusterRecord>, machine: Machine, vcOut: string): Promise<void> {
+  private async start(ref: NodeRef<ClusterRecord>, machine: Machine, request: BootRequest): Promise<void> {
     const { name } = machine.domain;
     if (machine.state === "paused") {
       await this.virsh.run(["resume", name]);
     } else if (machine.state !== "running") {
-      if (machine.vcOutWaits && machine.vcOutDigest !== sha256(vcOut)) {
-        await this.replaceOnDisk(ref, machine, vcOut);
+      if (machine.vcOutWaits && machine.vcOutDigest !== sha256(request.vcOut)) {
+        await this.replaceOnDisk(ref, machine, request);
       }
       await this.startLimit(() => this.virsh.run(["start", name]));
     }
@@ -376,16 +379,24 @@ export class Nodes {
    * Writes a new vc-out.xml into the disk of a machine that is off. The changed disk is at the site as a whole before it
    * takes the old one's place, so that an interruption costs no data.
    */
-  private async replaceOnDisk(ref: NodeRef<ClusterRecord>, machine: Machine, vcOut: string): Promise<void> {
+  private async replaceOnDisk(
+    ref: NodeRef<ClusterRecord>,
+    machine: Machine,
+    { role, vcOut, progress }: BootRequest,
+  ): Promise<void> {
     const { name } = machine.domain;
-    const image = ref.cluster.image[ref.node === "frontend" ? "frontend" : "compute"];
-    await inTemporaryFolder(async (folder) => {
-      const file = join(folder, "disk.qcow2");
-      await this.volumes.download(diskVolume(name), file, { timeoutSeconds: COPY_SECONDS });
-      const base = await this.clusters.localBase(image, folder, () => undefined);
-      await injectInto({ file, base, rootOffset: image.rootOffset, files: [vcOutFile(vcOut)] });
-      await this.volumes.store([{ name: replacementVolume(name), bytes: (await stat(file)).size, file }]);
-    });
+    const image = ref.cluster.image[role];
+    progress("writing its new vc-out.xml into its disk");
+    await this.clusters.withLocalBase(image, progress, (base) =>
+      inTemporaryFolder(async (folder) => {
+        const file = join(folder, "disk.qcow2");
+        await this.volumes.download(diskVolume(name), file, { timeoutSeconds: COPY_SECONDS });
+        await injectInto({ file, base, rootOffset: image.rootOffset, files: [vcOutFile(vcOut)] });
+        await this.volumes.remove(replacementVolume(name));
+        await this.volumes.create(replacementVolume(name), (await stat(file)).size);
+        await this.volumes.upload(replacementVolume(name), file, { timeoutSeconds: COPY_SECONDS });
+      }),
+    );
     const mark = { vcOutDigest: sha256(vcOut), disk: "replacing" } as const;
     await this.setMark(ref, machine, mark);
     await this.finishReplacement(ref, { ...machine, domain: { ...machine.domain, mark: markOf(ref, mark) } });

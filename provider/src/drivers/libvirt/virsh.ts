@@ -1,10 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { ExecaError, execa } from "execa";
 import pLimit from "p-limit";
+import pRetry from "p-retry";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { Denied, NotFound, SiteFailure, Unreachable, VirtualClusterError } from "../errors";
+import { connectionUri, goesOverSsh, refusedKeyHint, SSHD_BUSY, unreachableHint } from "./ssh";
 
 /** The object exists already: what an atomic reservation runs into. Known inside this driver only. */
 export class AlreadyThere extends VirtualClusterError {}
@@ -15,12 +18,21 @@ export interface RunOptions {
 
 /** libvirtd's own limits are far higher; more than this at once only makes one wait for another. */
 const PARALLEL_CALLS = 8;
+/** A connection that nobody uses is open for longer than this. */
+const OPEN_MS = 10_000;
+/** Opening one takes about this long; only then do others open their own. */
+const OPENING_MS = 2000;
 
 /** Runs `virsh` against one libvirt. Arguments go as an array; only `batch`, which takes virsh's own syntax, quotes. */
 export class Virsh {
   private readonly limit = pLimit(PARALLEL_CALLS);
+  private readonly connection: string;
+  private opening: Promise<unknown> = Promise.resolve();
+  private openUntil = 0;
 
-  constructor(readonly uri: string) {}
+  constructor(readonly uri: string) {
+    this.connection = connectionUri(uri);
+  }
 
   /**
    * One virsh command.
@@ -99,8 +111,35 @@ export class Virsh {
     });
   }
 
-  private spawn(args: readonly string[], options: RunOptions) {
-    return execa("virsh", ["--quiet", "--connect", this.uri, ...args], {
+  private async spawn(args: readonly string[], options: RunOptions) {
+    if (!goesOverSsh(this.uri)) {
+      return this.execute(args, options);
+    }
+    const running = this.afterOpening(() =>
+      pRetry(() => this.execute(args, options), {
+        ...{ retries: 4, minTimeout: 300, randomize: true },
+        shouldRetry: ({ error }) => error instanceof ExecaError && SSHD_BUSY.test(String(error.stderr)),
+      }),
+    );
+    return running.finally(() => {
+      this.openUntil = Date.now() + OPEN_MS;
+    });
+  }
+
+  /** Where no connection is open, the first run opens it and the others wait for that instead of opening their own. */
+  private async afterOpening<T>(run: () => Promise<T>): Promise<T> {
+    if (Date.now() > this.openUntil) {
+      this.openUntil = Number.POSITIVE_INFINITY;
+      const first = run();
+      this.opening = Promise.race([first.catch(() => undefined), setTimeout(OPENING_MS, undefined, { ref: false })]);
+      return first;
+    }
+    await this.opening;
+    return run();
+  }
+
+  private execute(args: readonly string[], options: RunOptions) {
+    return execa("virsh", ["--quiet", "--connect", this.connection, ...args], {
       stdin: "ignore",
       env: { LC_ALL: "C" },
       timeout: (options.timeoutSeconds ?? 120) * 1000,
@@ -155,7 +194,8 @@ function errorOf(stderr: string, command: string, uri: string): Error {
   const said = lastWords(stderr);
   // What QEMU can't open is no question of who asks.
   if (DENIED.test(said) && !/could not open|cannot open/i.test(said)) {
-    return new Denied(`libvirt at ${uri}`, said, "See whether this user may use that libvirt (group libvirt)");
+    const hint = refusedKeyHint(said) ?? "See whether this user may use that libvirt (group libvirt)";
+    return new Denied(`libvirt at ${uri}`, said, hint);
   }
   if (UNREACHABLE.test(said)) {
     return unreachable(uri, said);
@@ -182,7 +222,9 @@ function unreachable(uri: string, said: string): Unreachable {
   return new Unreachable(
     `libvirt at ${uri} can't be reached`,
     said,
-    "Start it (the default site with `npm run site:start`), or name another in site.uri",
+    goesOverSsh(uri)
+      ? unreachableHint(said)
+      : "Start it (the default site with `npm run site:start`), or name another in site.uri",
   );
 }
 

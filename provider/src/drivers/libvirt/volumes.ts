@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inTemporaryFolder } from "../../temporary-folder";
-import { NotFound } from "../errors";
+import { NotFound, SiteFailure } from "../errors";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import { parsePoolPath } from "./xml";
 
@@ -23,6 +23,24 @@ export class Volumes {
       this.folder = undefined;
       throw error;
     }
+  }
+
+  /** Lets libvirt look for files in the pool that it hasn't made itself. It doesn't while it is busy there. */
+  async refresh(): Promise<void> {
+    await this.virsh.run(["pool-refresh", this.pool]).catch((error) => {
+      if (!(error instanceof SiteFailure)) {
+        throw error;
+      }
+    });
+  }
+
+  /** The bytes that each of these holds, holes left out; undefined where there is none of that name. One virsh run. */
+  async allocated(...names: readonly string[]): Promise<Array<number | undefined>> {
+    const infos = await this.virsh.batch(names.map((name) => ["vol-info", "--bytes", "--pool", this.pool, name]));
+    return infos.map((info) => {
+      const [, bytes] = /^Allocation:\s+(\d+)/m.exec(info) ?? [];
+      return bytes === undefined ? undefined : Number(bytes);
+    });
   }
 
   async list(): Promise<Set<string>> {

@@ -1,0 +1,10 @@
+// What the tests need beyond what the quickstart installs: an sshd for a site of their own on "another host", and sfdisk
+// for disks of other kinds.
+import { createRequire } from "node:module";
+
+const { installSystemPackages } = createRequire(import.meta.url)("../provider/dist/setup/system-packages.js");
+
+await installSystemPackages((line) => process.stdout.write(`${line}\n`), ["openssh-server", "fdisk"]).catch((error) => {
+  process.stderr.write(`${error.message}\n`);
+  process.exitCode = 1;
+});
