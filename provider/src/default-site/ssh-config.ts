@@ -2,6 +2,7 @@ import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { home } from "../home";
+import { shellWord, withoutTokens } from "../shell-word";
 import type { SitePaths } from "./paths";
 
 /**
@@ -10,7 +11,9 @@ import type { SitePaths } from "./paths";
  */
 export function writeSshConfig(site: SitePaths): void {
   const identities = identityFiles().map((file) => `  IdentityFile "${withoutTokens(file)}"\n`);
-  const command = [process.execPath, join(__dirname, "gate-client.js"), site.gate].map(shellQuoted);
+  const command = [process.execPath, join(__dirname, "gate-client.js"), site.gate].map((word) =>
+    shellWord(withoutTokens(word)),
+  );
   const text = `# Written at every start of the default site.
 Host *
   ProxyCommand ${command.join(" ")} %h %p
@@ -34,13 +37,4 @@ function identityFiles(): string[] {
   const own = home("id_ed25519");
   const usual = ["id_ed25519", "id_ecdsa", "id_rsa"].map((name) => join(homedir(), ".ssh", name));
   return existsSync(own) ? [...usual, own].filter((file) => existsSync(file)) : [];
-}
-
-/** ssh hands a ProxyCommand to the user's shell, after it has replaced its %-tokens. */
-function shellQuoted(text: string): string {
-  return `'${withoutTokens(text).replaceAll("'", `'\\''`)}'`;
-}
-
-function withoutTokens(text: string): string {
-  return text.replaceAll("%", "%%");
 }

@@ -23,6 +23,7 @@ import { findImage, type LocalImage } from "../images/repository";
 import { CLUSTER_NAME, clusterNameOf } from "../plan/names";
 import { type ClusterPlan, type ClusterWish, dealtOf, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
 import { proposals } from "../plan/proposals";
+import { shellWord } from "../shell-word";
 import { type Context, clusterIdOf, failureOf, lockOf, openSite, progressOf } from "./context";
 import {
   type CheckFailure,
@@ -556,11 +557,6 @@ function outputsOf(inputs: VirtualClusterInputs, record: ClusterRecord, keys: Cl
     ssh: ["ssh", ...sshArguments.map(shellWord)].join(" "),
     knownHosts: `${publicIp} ${keys.hostKey}`,
   });
-}
-
-/** For people to paste into a shell; never run by us. */
-function shellWord(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
 /** The nodes whose machines carry this cluster's mark. */

@@ -1,5 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import { execa } from "execa";
+import { shellWord, withoutTokens } from "../../shell-word";
 import { Batcher } from "../batcher";
 import type { Channel, ClusterRecord, WaitLimits } from "../driver";
 import { NotReady, SiteFailure } from "../errors";
@@ -211,7 +212,7 @@ export class Guests {
   /** An answer of any kind will do, a refusal of our key included: sshd runs, so the network is configured. */
   private async sshAnswers(node: string, cluster: ClusterRecord): Promise<boolean> {
     const { exitCode, stderr } = await this.ssh(node, cluster, ["true"]);
-    return exitCode === 0 || /Permission denied|Host key verification failed/.test(stderr);
+    return exitCode === 0 || isAnswerOf(addressOf(node, cluster), stderr);
   }
 
   private async replaceOverSsh(node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
@@ -234,26 +235,39 @@ export class Guests {
   }
 
   private sshArguments(node: string, cluster: ClusterRecord): string[] {
-    const { frontend, computes } = cluster.plan;
-    const jump = computes.some(({ name }) => name === node) ? ["-o", `ProxyJump=root@${frontend.publicIp}`] : [];
-    const address = computes.find(({ name }) => name === node)?.privateIp ?? frontend.publicIp;
+    const frontend = cluster.plan.frontend.publicIp;
+    const address = addressOf(node, cluster);
+    // Not ProxyJump: that would know nothing of these options.
+    const jump = ["ssh", ...this.sshOptions(frontend, cluster).map(withoutTokens), "-W", "%h:%p", `root@${frontend}`];
+    return [
+      ...this.sshOptions(address, cluster),
+      ...(address === frontend ? [] : ["-o", `ProxyCommand=${jump.map(shellWord).join(" ")}`]),
+      `root@${address}`,
+    ];
+  }
+
+  private sshOptions(address: string, { keys }: ClusterRecord): string[] {
     return [
       ...(this.sshConfig ? ["-F", this.sshConfig] : []),
       ...["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "StrictHostKeyChecking=yes"],
-      ...knownHostsOption(cluster),
-      ...jump,
-      `root@${address}`,
+      // All nodes of a cluster show the same key.
+      ...(keys ? ["-o", `KnownHostsCommand=/bin/echo ${address} ${keys.hostKey}`] : []),
     ];
   }
 }
 
-const HINT = "Look at the console above; `pulumi up` tries this node again";
-
-function knownHostsOption(cluster: ClusterRecord): string[] {
-  return cluster.keys
-    ? ["-o", `KnownHostsCommand=/bin/echo ${cluster.plan.frontend.publicIp} ${cluster.keys.hostKey}`]
-    : [];
+function addressOf(node: string, { plan }: ClusterRecord): string {
+  return plan.computes.find(({ name }) => name === node)?.privateIp ?? plan.frontend.publicIp;
 }
+
+/** Whether sshd at this very address has said something: one on the way there may refuse us too. */
+export function isAnswerOf(address: string, stderr: string): boolean {
+  return [`root@${address}: Permission denied`, `key is known for ${address} `, `key for ${address} has changed`].some(
+    (words) => stderr.includes(words),
+  );
+}
+
+const HINT = "Look at the console above; `pulumi up` tries this node again";
 
 function describe(status: GuestStatus, digest: string): string {
   switch (status.kind) {
