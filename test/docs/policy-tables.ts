@@ -1,0 +1,110 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { COMPUTE_NODE_POLICIES } from "../../provider/src/resources/compute-node";
+import { FRONTEND_NODE_POLICIES } from "../../provider/src/resources/frontend-node";
+import type { Policy } from "../../provider/src/resources/policy";
+import { VIRTUAL_CLUSTER_POLICIES } from "../../provider/src/resources/virtual-cluster";
+import type { ClusterArgs, NodeShape } from "../../sdk/src";
+
+export const LIFE_CYCLE = join(__dirname, "..", "..", "docs", "life-cycle.md");
+
+const POLICIES = {
+  VirtualCluster: VIRTUAL_CLUSTER_POLICIES,
+  FrontendNode: FRONTEND_NODE_POLICIES,
+  ComputeNode: COMPUTE_NODE_POLICIES,
+} as const;
+
+type Argument = Exclude<keyof ClusterArgs, "frontend"> | `frontend.${keyof NodeShape}`;
+
+/** What a person writes, in the order of the README: whose policy holds for it, and what that doesn't say. */
+const ARGUMENTS: Readonly<Record<Argument, readonly [policy: Policy, note?: string]>> = {
+  image: [VIRTUAL_CLUSTER_POLICIES.image],
+  repository: [VIRTUAL_CLUSTER_POLICIES.repository, "it is looked into for new images only"],
+  numCpus: [VIRTUAL_CLUSTER_POLICIES.numCpus, "computes come or go, and those that stay aren't touched"],
+  cpusPerNode: [COMPUTE_NODE_POLICIES.cpus, "computes come or go as `numCpus` needs it"],
+  memoryPerNode: [COMPUTE_NODE_POLICIES.memory],
+  diskSize: [COMPUTE_NODE_POLICIES.diskSize],
+  "frontend.cpus": [FRONTEND_NODE_POLICIES.cpus],
+  "frontend.memory": [FRONTEND_NODE_POLICIES.memory],
+  "frontend.diskSize": [FRONTEND_NODE_POLICIES.diskSize],
+  publicKey: [FRONTEND_NODE_POLICIES.publicKey, "the frontend is told the new key, and keeps the old one beside it"],
+  publicIp: [VIRTUAL_CLUSTER_POLICIES.publicIp],
+  clusterName: [VIRTUAL_CLUSTER_POLICIES.clusterName],
+  site: [VIRTUAL_CLUSTER_POLICIES.site],
+  power: [FRONTEND_NODE_POLICIES.power, "shuts the machines down, or starts them"],
+  waitFor: [FRONTEND_NODE_POLICIES.waitFor],
+  timeouts: [FRONTEND_NODE_POLICIES.timeouts],
+  minReady: [VIRTUAL_CLUSTER_POLICIES.minReady],
+  allowReplace: [VIRTUAL_CLUSTER_POLICIES.allowReplace],
+  adopt: [VIRTUAL_CLUSTER_POLICIES.adopt],
+  keepBaseImage: [VIRTUAL_CLUSTER_POLICIES.keepBaseImage],
+};
+
+/** The page with its tables made anew between their markers. */
+export function withTables(page: string): string {
+  return withTable(withTable(page, "arguments", argumentsTable()), "properties", propertiesTable());
+}
+
+function withTable(page: string, name: string, content: string): string {
+  const [begin, end] = [`<!-- generated: ${name} -->\n`, "<!-- end -->"];
+  const [before, after] = page.split(begin);
+  const rest = after?.slice(after.indexOf(end));
+  if (!rest?.startsWith(end)) {
+    throw new Error(`${LIFE_CYCLE} has no place for the table "${name}"`);
+  }
+  return `${before}${begin}\n${content}\n\n${rest}`;
+}
+
+function argumentsTable(): string {
+  return table(
+    ["argument", "a change of it"],
+    Object.entries(ARGUMENTS).map(([name, [policy, note]]) => [
+      `\`${name}\``,
+      [inWords(policy), note].filter(Boolean).join("; "),
+    ]),
+  );
+}
+
+/** By resource and what a change does, so that the long lists read as one line each. */
+function propertiesTable(): string {
+  return table(
+    ["resource", "properties", "a change of them"],
+    Object.entries(POLICIES).flatMap(([resource, policies]) => {
+      const byChange = new Map<string, string[]>();
+      for (const [property, policy] of Object.entries(policies)) {
+        const words = inWords(policy);
+        byChange.set(words, [...(byChange.get(words) ?? []), `\`${property}\``]);
+      }
+      return [...byChange].map(([words, properties]) => [resource, properties.join(", "), words]);
+    }),
+  );
+}
+
+function inWords(policy: Policy): string {
+  switch (policy.change) {
+    case "inPlace":
+      return "in place";
+    case "liveOrRestart":
+      return "while the machine runs where it can, else with a restart";
+    case "grow":
+      return `grows only, and while the machine runs: ${policy.reason}`;
+    case "replace":
+      return "made anew";
+    case "refused":
+      return `refused: ${policy.reason}. ${policy.hint}`;
+    case "kept":
+      return "keeps its first value";
+  }
+}
+
+function table(head: readonly string[], rows: ReadonlyArray<readonly string[]>): string {
+  return [head, head.map(() => "---"), ...rows]
+    .map((cells) => `| ${cells.join(" | ")} |`)
+    .join("\n")
+    .replaceAll("| --- ", "|---")
+    .replaceAll("|--- |", "|---|");
+}
+
+if (require.main === module) {
+  writeFileSync(LIFE_CYCLE, withTables(readFileSync(LIFE_CYCLE, "utf8")));
+}
