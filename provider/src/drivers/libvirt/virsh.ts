@@ -3,6 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ExecaError, execa } from "execa";
 import pLimit from "p-limit";
+import pRetry from "p-retry";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { Denied, NotFound, SiteFailure, Unreachable, VirtualClusterError } from "../errors";
 
@@ -15,6 +16,10 @@ export interface RunOptions {
 
 /** libvirtd's own limits are far higher; more than this at once only makes one wait for another. */
 const PARALLEL_CALLS = 8;
+
+/** How long a libvirtd that has died takes to be back: its socket is there meanwhile and refuses, and nothing was sent. */
+const RESTARTING = { retries: 4, minTimeout: 200, factor: 2 } as const;
+const REFUSED = /Failed to connect socket to '.*': Connection refused/;
 
 /** Runs `virsh` against one libvirt. Arguments go as an array; only `batch`, which takes virsh's own syntax, quotes. */
 export class Virsh {
@@ -100,13 +105,15 @@ export class Virsh {
   }
 
   private spawn(args: readonly string[], options: RunOptions) {
-    return execa("virsh", ["--quiet", "--connect", this.uri, ...args], {
-      stdin: "ignore",
-      env: { LC_ALL: "C" },
-      timeout: (options.timeoutSeconds ?? 120) * 1000,
-      stripFinalNewline: false,
-      maxBuffer: 256 * 1024 * 1024,
-    });
+    const run = () =>
+      execa("virsh", ["--quiet", "--connect", this.uri, ...args], {
+        stdin: "ignore",
+        env: { LC_ALL: "C" },
+        timeout: (options.timeoutSeconds ?? 120) * 1000,
+        stripFinalNewline: false,
+        maxBuffer: 256 * 1024 * 1024,
+      });
+    return pRetry(run, { ...RESTARTING, shouldRetry: ({ error }) => REFUSED.test(error.message) });
   }
 }
 
