@@ -1,3 +1,4 @@
+import { expect } from "chai";
 import { BLOWS, destroyConverges, interrupt, upConverges } from "../acceptance/interruption";
 import { World } from "../acceptance/world";
 
@@ -86,6 +87,19 @@ describe("interrupted work", function () {
         waitFor: "none",
       },
     });
+
+  it("leaves a warning of Pulumi's, which goes away as docs/troubleshooting.md says", async () => {
+    await resize(1);
+    await interrupt(world, { command: "up", at: /virsh .* define /, by: "Ctrl-C twice" });
+    await upConverges(world, 1);
+    const again = () => world.pulumi(["up", "--yes", "--skip-preview"]);
+    expect((await again()).stdout).to.match(/1 pending operation/);
+    await world.pulumi(["refresh", "--clear-pending-creates", "--yes"]);
+    expect((await again()).stdout)
+      .to.match(/5 unchanged/)
+      .and.not.to.match(/pending operation/);
+    await destroyConverges(world);
+  });
 
   for (const { name, from, to, steps } of OPERATIONS) {
     for (const [at, next] of steps) {
