@@ -116,7 +116,7 @@ describe("a cluster on a real libvirt", function () {
     it("growth, by Ctrl-C: what was running finishes, the next up makes the rest", async () => {
       await resize(3);
       await struck("up", /virsh .* define /, "Ctrl-C");
-      await upConverges(world, 3, true);
+      await upConverges(world, 3, { resized: true });
     });
 
     it("reduction, by kill -9 of libvirtd: it comes back with its machines, the next up removes the rest", async () => {

@@ -89,11 +89,15 @@ export async function interrupt(world: World, { command, at, by }: Interruption)
 /**
  * One `up` brings the cluster to what the program says, with nothing of it missing and nothing twice or left over.
  *
- * @param resized whether it had another size: the fake image's guest takes no list of its new computes, so the frontend
- *   has still to be told
+ * @param options.resized whether it had another size: the fake image's guest takes no list of its new computes, so the
+ *   frontend has still to be told
  */
-export async function upConverges(world: World, numCpus: number, resized = false): Promise<void> {
-  await world.pulumi(["up", ...YES]);
+export async function upConverges(
+  world: World,
+  numCpus: number,
+  { resized = false, refresh = false } = {},
+): Promise<void> {
+  await world.pulumi(["up", ...YES, ...(refresh ? ["--refresh"] : [])]);
   const preview = (await world.pulumi(["preview", "--diff"])).stdout;
   expect(preview, preview).to.match(
     resized

@@ -8,7 +8,7 @@ interface Operation {
   readonly from?: number;
   readonly to?: number;
   /** Steps that it can be interrupted in, and what comes next. */
-  readonly steps: ReadonlyArray<readonly [at: RegExp, next: "up" | "destroy"]>;
+  readonly steps: ReadonlyArray<readonly [at: RegExp, next: "up" | "up --refresh" | "destroy"]>;
 }
 
 const OPERATIONS: readonly Operation[] = [
@@ -46,7 +46,8 @@ const OPERATIONS: readonly Operation[] = [
     name: "destroy",
     from: 2,
     steps: [
-      [/virsh .* destroy .*-compute-\d/, "up"],
+      // The state doesn't know how far a removal got: whoever wants the cluster back looks first.
+      [/virsh .* destroy .*-compute-\d/, "up --refresh"],
       [/virsh .* undefine .*-frontend/, "destroy"],
       [/virsh .* net-destroy /, "destroy"],
     ],
@@ -113,8 +114,9 @@ describe("interrupted work", function () {
             await resize(to);
           }
           await interrupt(world, { command: to === undefined ? "destroy" : "up", at, by });
-          if (next === "up") {
-            await upConverges(world, to ?? from ?? 0, from !== undefined && to !== undefined);
+          if (next !== "destroy") {
+            const resized = from !== undefined && to !== undefined;
+            await upConverges(world, to ?? from ?? 0, { resized, refresh: next === "up --refresh" });
           }
           await destroyConverges(world);
         });
