@@ -65,6 +65,7 @@ export async function interrupt(world: World, { command, at, by }: Interruption)
   await end;
 
   await becomesTrue("the provider stops", STOP_LIMIT_MS, async () => (await world.providers()).length === 0);
+  await becomesTrue("its daemons stop", STOP_LIMIT_MS, async () => (await world.diskDaemons()).length === 0);
   expect(printed, "no stack trace").not.to.match(/^\s+at .*:\d+:\d+\)?$/m);
   if (by === "Ctrl-C") {
     expect(printed).to.match(/\^C received; cancelling/);

@@ -148,6 +148,11 @@ export class World {
     return this.processes("cmd/dynamic-provider");
   }
 
+  /** Pids of the daemons through which such hosts write into disks. */
+  async diskDaemons(): Promise<string[]> {
+    return this.processes("qemu-storage-daemon");
+  }
+
   /** Ends Pulumi's own helpers that a killed engine has left behind. */
   async endOrphans(): Promise<void> {
     for (const pid of await this.processes("pulumi-(language|resource)")) {

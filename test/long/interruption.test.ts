@@ -19,8 +19,8 @@ const OPERATIONS: readonly Operation[] = [
       // Before the state knows the cluster, `destroy` can't know of it either.
       [/virsh .* net-define /, "up"],
       [/base image stored/, "up"],
+      [/qemu-storage-daemon /, "up"],
       [/virsh .* vol-upload .*-frontend\.qcow2/, "destroy"],
-      [/frontend: started/, "up"],
       [/virsh .* start .*-compute-\d/, "destroy"],
     ],
   },
