@@ -1,6 +1,10 @@
+import { readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { expect } from "chai";
-import { goOnAfterKill } from "./interruption";
+import { destroyConverges, type Interruption, interrupt, upConverges } from "./interruption";
 import { type Counts, World } from "./world";
+
+const sorted = (lines: string) => lines.split("\n").filter(Boolean).sort();
 
 describe("a cluster on a real libvirt", function () {
   this.timeout(180_000);
@@ -97,8 +101,57 @@ describe("a cluster on a real libvirt", function () {
     expect(await world.leftovers()).to.deep.equal([]);
   });
 
-  it("goes on after the engine was killed in the middle of up, and destroys from there", async () => {
-    await goOnAfterKill(world, small(2), /frontend: started/);
+  describe("interrupted", () => {
+    const resize = (numCpus: number) => world.configure("cut-off", { demo: small(numCpus) });
+    const struck = (command: Interruption["command"], at: RegExp, by: Interruption["by"]) =>
+      interrupt(world, { command, at, by });
+
+    // One cluster's life: each begins with what the one before has left.
+    it("up, by kill -9 of the engine: the next one makes the rest", async () => {
+      await resize(1);
+      await struck("up", /frontend: started/, "kill -9 of the engine");
+      await upConverges(world, 1);
+    });
+
+    it("growth, by Ctrl-C: what was running finishes, the next up makes the rest", async () => {
+      await resize(3);
+      await struck("up", /virsh .* define /, "Ctrl-C");
+      await upConverges(world, 3, { resized: true });
+    });
+
+    it("reduction, by kill -9 of libvirtd: it comes back with its machines, the next up removes the rest", async () => {
+      await resize(1);
+      await struck("up", /virsh .* undefine /, "kill -9 of libvirtd");
+      await upConverges(world, 1);
+    });
+
+    it("destroy, by Ctrl-C twice: the next one removes the rest", async () => {
+      await struck("destroy", /virsh .* undefine /, "Ctrl-C twice");
+      await destroyConverges(world);
+    });
+  });
+
+  it("is as it was after the host was restarted and the site started", async () => {
+    await world.configure("reboot", { demo: small(2) });
+    await up();
+    const outputs = async () =>
+      Object.fromEntries((await world.state()).map((resource) => [resource.urn, resource.outputs]));
+    const outputsBefore = await outputs();
+    const identity = () => world.virsh("list", "--uuid", "--name");
+    const disks = async () => {
+      const folder = join(world.home, "site", "lib", "images");
+      const names = (await readdir(folder)).filter((name) => name.endsWith(".qcow2"));
+      return Promise.all(names.sort().map(async (name) => [name, (await stat(join(folder, name))).birthtimeMs]));
+    };
+    const [machinesBefore, disksBefore] = [await identity(), await disks()];
+    await world.pullThePlug();
+    await world.quickstart("--start-site");
+    expect((await world.pulumi(["refresh", "--yes"])).stdout).to.match(/6 unchanged/);
+    expect((await up()).stdout).to.match(/6 unchanged/);
+    expect(sorted(await identity())).to.deep.equal(sorted(machinesBefore));
+    expect(await disks()).to.deep.equal(disksBefore);
+    expect(await outputs()).to.deep.equal(outputsBefore);
+    await destroyConverges(world);
   });
 
   it("never touches a namesake that isn't ours", async () => {

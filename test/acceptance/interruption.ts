@@ -2,30 +2,124 @@ import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import type { World } from "./world";
 
-/**
- * Kills the engine and its children when `up` prints what is looked for; then `up` must finish the work, and `destroy`
- * leave nothing.
- */
-export async function goOnAfterKill(world: World, args: { readonly numCpus: number }, step: RegExp): Promise<void> {
-  await world.configure("killed", { demo: args });
-  const running = world.startPulumi(["up", "--yes", "--skip-preview"]);
-  await new Promise<void>((resolve) => {
-    running.all?.on("data", (chunk: Buffer) => step.test(chunk.toString()) && resolve());
-  });
-  process.kill(-(running.pid ?? Number.NaN), "SIGKILL");
-  await running;
-  // A provider without its engine stops by itself.
-  for (let waited = 0; (await world.providers()).length > 0; waited += 500) {
-    expect(waited, "ms until the provider stopped").to.be.lessThan(5000);
-    await setTimeout(500);
-  }
-  await world.endOrphans();
-  await world.pulumi(["cancel", "--yes"], { reject: false });
+/** What can happen to a running `up` or `destroy`. */
+export const BLOWS = [
+  "Ctrl-C",
+  "Ctrl-C twice",
+  "kill -9 of the engine",
+  "kill -9 of the provider",
+  "kill -9 of libvirtd",
+] as const;
 
-  await world.pulumi(["up", "--yes", "--skip-preview"]);
-  expect((await world.pulumi(["preview"])).stdout).to.match(new RegExp(`${args.numCpus + 4} unchanged`));
+export interface Interruption {
+  readonly command: "up" | "destroy";
+  /** The step that it is in: what it has printed, or the program that it has run, with its arguments. */
+  readonly at: RegExp;
+  readonly by: (typeof BLOWS)[number];
+}
+
+const YES = ["--yes", "--skip-preview"] as const;
+const STOP_LIMIT_MS = 5000;
+
+/** Interrupts a command, and sees to it that nothing of it runs on and that the stack isn't locked afterwards. */
+export async function interrupt(world: World, { command, at, by }: Interruption): Promise<void> {
+  await world.takeCounts();
+  const running = world.startPulumi([command, ...YES]);
+  let printed = "";
+  let ended = false;
+  running.all?.on("data", (chunk: Buffer) => {
+    printed += chunk.toString();
+  });
+  const end = running.finally(() => {
+    ended = true;
+  });
+  const sees = async (step: RegExp) => {
+    while (!step.test(printed) && !step.test(await world.runs())) {
+      expect(ended, `${command} ended without ${step}:\n${printed}`).to.equal(false);
+      await setTimeout(10);
+    }
+  };
+  const foreground = -(running.pid ?? Number.NaN);
+
+  await sees(at);
+  switch (by) {
+    case "Ctrl-C":
+      process.kill(foreground, "SIGINT");
+      break;
+    case "Ctrl-C twice":
+      process.kill(foreground, "SIGINT");
+      await sees(/press \^C again/);
+      process.kill(foreground, "SIGINT");
+      break;
+    case "kill -9 of the engine":
+      process.kill(foreground, "SIGKILL");
+      break;
+    case "kill -9 of the provider":
+      for (const pid of await world.providers()) {
+        process.kill(Number(pid), "SIGKILL");
+      }
+      break;
+    case "kill -9 of libvirtd":
+      await world.killLibvirtd();
+  }
+  await end;
+
+  await becomesTrue("the provider stops", STOP_LIMIT_MS, async () => (await world.providers()).length === 0);
+  await becomesTrue("its daemons stop", STOP_LIMIT_MS, async () => (await world.diskDaemons()).length === 0);
+  expect(printed, "no stack trace").not.to.match(/^\s+at .*:\d+:\d+\)?$/m);
+  if (by === "Ctrl-C") {
+    expect(printed).to.match(/\^C received; cancelling/);
+    expect(printed, "steps that were running finish").not.to.match(/\(interrupted\)/);
+  }
+  if (by === "kill -9 of the engine") {
+    await world.endOrphans();
+    const refused = await world.pulumi([command, ...YES], { reject: false });
+    expect(refused.all).to.match(/the stack is currently locked/);
+    await world.pulumi(["cancel", "--yes"]);
+  }
+  if (by === "kill -9 of libvirtd") {
+    await becomesTrue("libvirtd comes back", 15_000, () =>
+      world.virsh("list").then(
+        () => true,
+        () => false,
+      ),
+    );
+  }
+}
+
+/**
+ * One `up` brings the cluster to what the program says, with nothing of it missing and nothing twice or left over.
+ *
+ * @param options.resized whether it had another size: the fake image's guest takes no list of its new computes, so the
+ *   frontend has still to be told
+ */
+export async function upConverges(
+  world: World,
+  numCpus: number,
+  { resized = false, refresh = false } = {},
+): Promise<void> {
+  await world.pulumi(["up", ...YES, ...(refresh ? ["--refresh"] : [])]);
+  const preview = (await world.pulumi(["preview", "--diff"])).stdout;
+  expect(preview, preview).to.match(
+    resized
+      ? new RegExp(`Resources:\\s+~ 1 to update\\s+${numCpus + 3} unchanged`)
+      : new RegExp(`${numCpus + 4} unchanged`),
+  );
+  const nodes = ["frontend", ...Array.from({ length: numCpus }, (_, index) => `compute-${index}`)];
   const machines = (await world.virsh("list", "--name")).split("\n").filter(Boolean);
-  expect(machines).to.have.lengthOf(args.numCpus + 1);
-  await world.pulumi(["destroy", "--yes", "--skip-preview"]);
+  expect(machines.map((name) => name.replace(/^.*?-(?=frontend|compute)/, ""))).to.have.members(nodes);
+  const there = await world.leftovers();
+  // The network, its lease, the keys, the base and its mark; of each node a machine, a disk and a console.
+  expect(there, there.join(" ")).to.have.lengthOf(5 + 3 * nodes.length);
+}
+
+export async function destroyConverges(world: World): Promise<void> {
+  await world.pulumi(["destroy", ...YES]);
   expect(await world.leftovers()).to.deep.equal([]);
+}
+
+async function becomesTrue(what: string, limitMs: number, condition: () => Promise<boolean>): Promise<void> {
+  for (const start = Date.now(); !(await condition()); await setTimeout(200)) {
+    expect(Date.now() - start, `ms until ${what}`).to.be.lessThan(limitMs);
+  }
 }

@@ -90,7 +90,7 @@ export class RemoteSite {
     }
     await cp(join(folder, "id.pub"), join(folder, "authorized_keys"));
     await writeFile(join(folder, "sshd_config"), SSHD_CONFIG);
-    await writeFile(join(folder, "libvirtd.conf"), libvirtdConf(randomUUID()));
+    await writeFile(join(folder, "libvirtd.conf"), libvirtdConf(randomUUID(), 0));
     // As most hosts have it: consoles are written by virtlogd.
     await writeFile(join(folder, "qemu.conf"), QEMU_CONF.replace(/^stdio_handler.*$/m, `stdio_handler = "logd"`));
     await execa("ip", ["netns", "add", name]);

@@ -14,6 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { execa, type Result } from "execa";
+import { sitePaths } from "../../provider/src/default-site/paths";
 import { home } from "../../provider/src/home";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import type { RemoteSite, SshSetUp } from "./remote-site";
@@ -96,29 +97,34 @@ export class World {
 
   /** Runs `npx pulumi` in the test's project, or in the repository. Fails as the CLI does unless `reject` is false. */
   async pulumi(args: readonly string[], options: { reject?: boolean; cwd?: string; count?: boolean } = {}) {
-    const env = options.count
-      ? { ...this.env, PATH: `${this.counts}:${process.env.PATH}`, VC_COUNTS: join(this.home, "counts") }
-      : this.env;
     return execa(process.execPath, [PULUMI, ...args, "--non-interactive"], {
       cwd: options.cwd ?? this.project,
-      env,
+      env: options.count ? this.countingEnv : this.env,
       all: true,
       stdin: "ignore",
       reject: options.reject ?? true,
     });
   }
 
-  /** A process that the caller may kill. */
+  /** A process that the caller may kill, with its runs of programs counted. */
   startPulumi(args: readonly string[]) {
     return execa(process.execPath, [PULUMI, ...args, "--non-interactive"], {
       cwd: this.project,
-      env: this.env,
+      env: this.countingEnv,
       all: true,
       stdin: "ignore",
       reject: false,
-      // A group of its own, so that engine, language host and provider can be killed together.
+      // A group of its own, as a terminal makes it for what runs in the foreground.
       detached: true,
     });
+  }
+
+  private get countingEnv(): Record<string, string> {
+    return { ...this.env, PATH: `${this.counts}:${process.env.PATH}`, VC_COUNTS: this.runsFile };
+  }
+
+  private get runsFile(): string {
+    return join(this.home, "runs");
   }
 
   async configure(stack: string, clusters: object): Promise<void> {
@@ -159,6 +165,11 @@ export class World {
     return this.processes("cmd/dynamic-provider");
   }
 
+  /** Pids of the daemons through which such hosts write into disks. */
+  async diskDaemons(): Promise<string[]> {
+    return this.processes("qemu-storage-daemon");
+  }
+
   /** Ends Pulumi's own helpers that a killed engine has left behind. */
   async endOrphans(): Promise<void> {
     for (const pid of await this.processes("pulumi-(language|resource)")) {
@@ -183,12 +194,31 @@ export class World {
     }
   }
 
+  /** The counted programs' runs since the last `takeCounts`: a line each, the program and its arguments. */
+  async runs(): Promise<string> {
+    return readFile(this.runsFile, "utf8").catch(() => "");
+  }
+
   /** How often the counted programs ran since the last call. */
   async takeCounts(): Promise<Counts> {
-    const file = join(this.home, "counts");
-    const lines = (await readFile(file, "utf8").catch(() => "")).split("\n");
-    await rm(file, { force: true });
-    return Object.fromEntries(COUNTED.map((name) => [name, lines.filter((line) => line === name).length])) as Counts;
+    const lines = (await this.runs()).split("\n");
+    await rm(this.runsFile, { force: true });
+    const count = (name: string) => lines.filter((line) => line.startsWith(`${name} `)).length;
+    return Object.fromEntries(COUNTED.map((name) => [name, count(name)])) as Counts;
+  }
+
+  async killLibvirtd(): Promise<void> {
+    process.kill(Number(await readFile(join(this.home, "site", "run", "libvirtd.pid"), "utf8")), "SIGKILL");
+  }
+
+  /** What a restart of the host leaves of the site: its folder, and nothing that runs. */
+  async pullThePlug(): Promise<void> {
+    const { namespace } = sitePaths(this.home);
+    const { stdout } = await execa("ip", ["netns", "pids", namespace], { lines: true });
+    for (const pid of stdout) {
+      process.kill(Number(pid), "SIGKILL");
+    }
+    await execa("ip", ["netns", "delete", namespace]);
   }
 
   async dispose(): Promise<void> {
@@ -224,7 +254,7 @@ async function makeCounters(folder: string): Promise<string> {
   for (const name of COUNTED) {
     const { stdout: real } = await execa("which", [name]);
     const file = join(bin, name);
-    await writeFile(file, `#!/bin/sh\necho ${name} >> "$VC_COUNTS"\nexec ${real} "$@"\n`);
+    await writeFile(file, `#!/bin/sh\nprintf '%s\\n' "${name} $*" >> "$VC_COUNTS"\nexec ${real} "$@"\n`);
     await chmod(file, 0o755);
   }
   return bin;

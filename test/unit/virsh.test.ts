@@ -183,6 +183,15 @@ describe("Virsh", () => {
     expect(error).to.be.instanceOf(Unreachable);
   });
 
+  it("waits for a libvirtd that is starting again, and not for one that isn't there", async () => {
+    const refusing = (reason: string) =>
+      fakeVirsh(`cd ${folder}; echo >> runs; [ $(wc -l < runs) -gt 2 ] && exec echo there
+echo "error: failed to connect to the hypervisor\nerror: Failed to connect socket to '/run/s': ${reason}" >&2; exit 1`);
+    expect(await (await refusing("Connection refused")).run(["list"])).to.equal("there\n");
+    await rm(join(folder, "runs"));
+    expect(await rejection((await refusing("No such file or directory")).run(["list"]))).to.be.instanceOf(Unreachable);
+  });
+
   it("passes arguments on as they are", async () => {
     const virsh = await fakeVirsh(`for word; do printf '<%s>' "$word"; done`);
     const hostile = `a b; $(touch x) "q" 'q' \\ *`;

@@ -5,16 +5,19 @@ export const PUBLIC_NETWORK = { name: "public", cidr: "198.51.100.0/24", gateway
 export const POOL = { name: "virtual-cluster", path: "/var/lib/libvirt/images" } as const;
 
 /**
- * libvirtd.conf of the default site. The socket needs no authentication: only its owner can open it. The limits are far
- * above the defaults (5 requests a client), with which many calls at once wait for each other or hang.
+ * libvirtd.conf of the default site. The socket needs no authentication: only the site's owner gets into its folder, and
+ * opens it as a member of their group, which libvirtd sets by itself whenever it starts. The limits are far above the
+ * defaults (5 requests a client), with which many calls at once wait for each other or hang.
  *
  * @param hostUuid the site's identity; where the machine has no DMI, libvirt would make up another one at every start
+ * @param ownerGid the group of the site's owner
  */
-export function libvirtdConf(hostUuid: string): string {
+export function libvirtdConf(hostUuid: string, ownerGid: number): string {
   return `# Written at every start of the site.
 host_uuid = "${hostUuid}"
 unix_sock_dir = "/run/libvirt"
-unix_sock_rw_perms = "0600"
+unix_sock_group = "+${ownerGid}"
+unix_sock_rw_perms = "0660"
 unix_sock_ro_perms = "0600"
 auth_unix_ro = "none"
 auth_unix_rw = "none"

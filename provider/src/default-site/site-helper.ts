@@ -16,6 +16,7 @@ import { type SitePaths, sitePaths } from "./paths";
  */
 
 const START_LIMIT_MS = 60_000;
+const COME_BACK_LIMIT_MS = 15_000;
 const SHUTDOWN_LIMIT_MS = 30_000;
 const TERMINATE_LIMIT_MS = 10_000;
 
@@ -25,7 +26,11 @@ const FOLDERS = ["etc", "lib/images", "lib/dnsmasq", "run", "cache", "log"] as c
  * Runs inside the network namespace, where `ip netns exec` has already made a mount namespace. Everything that libvirtd
  * reads and writes is bound over its usual places, so that the machine's own libvirt isn't touched and QEMU's user
  * reaches its files although the site's folder is private. Where KVM isn't usable its device is hidden behind a file that
- * QEMU's user can't open: libvirt would ask QEMU about KVM again before every start of a guest. Control groups, whose names aren't per namespace, are hidden too: libvirt does without.
+ * QEMU's user can't open: libvirt would ask QEMU about KVM again before every start of a guest. Control groups, whose
+ * names aren't per namespace, are hidden too: libvirt does without.
+ *
+ * libvirtd's status is 0 only when it was asked to end; after any other end it comes back and finds its guests again.
+ * One that never got as far as its socket can't start here, which is for whoever starts the site to know.
  */
 const LIBVIRTD_SCRIPT = `
 mount --bind "$1/etc" /etc/libvirt
@@ -35,7 +40,14 @@ mount --bind "$1/cache" /var/cache/libvirt
 mount --bind "$1/log" /var/log/libvirt
 if mountpoint -q /sys/fs/cgroup; then umount --recursive --lazy /sys/fs/cgroup; fi
 if [ "$2" = without-kvm ] && [ -e /dev/kvm ]; then mount --bind "$1/no-kvm" /dev/kvm; fi
-exec libvirtd --config /etc/libvirt/libvirtd.conf --pid-file /run/libvirt/libvirtd.pid
+trap exit TERM
+delay=0 started=$(date +%s)
+until libvirtd --config /etc/libvirt/libvirtd.conf --pid-file /run/libvirt/libvirtd.pid; do
+  [ -S /run/libvirt/libvirt-sock ]
+  delay=$(($(date +%s) - started > delay + 30 ? 0 : delay < 10 ? delay + 1 : 10)) started=$(date +%s)
+  echo "$(date): libvirtd has ended by itself; it starts again in $delay s"
+  sleep "$delay"
+done
 `;
 
 interface Owner {
@@ -56,10 +68,9 @@ async function start(site: SitePaths, owner: Owner): Promise<void> {
   if (!(await namespaceWorks(site))) {
     await makeNamespace(site);
   }
-  if (!(await libvirtAnswers(site.socket))) {
-    await startLibvirtd(site);
+  if (!(await libvirtComesBack(site))) {
+    await startLibvirtd(site, owner);
   }
-  chownSync(site.socket, owner.uid, owner.gid);
   await ensureObject(site, "pool", POOL.name, POOL_XML);
   await ensureObject(site, "net", PUBLIC_NETWORK.name, PUBLIC_NETWORK_XML);
   if (!(await gateAnswers(site.gate))) {
@@ -86,7 +97,13 @@ function forgetRunningState(site: SitePaths): void {
   rmSync(site.gate, { force: true });
 }
 
-async function startLibvirtd(site: SitePaths): Promise<void> {
+/** Whether libvirtd answers, at once or soon: where its script runs, it starts again by itself. */
+async function libvirtComesBack(site: SitePaths): Promise<boolean> {
+  const supervised = (await processes(site)).some((pid) => commandLine(pid).includes(LIBVIRTD_SCRIPT));
+  return becomesTrue(() => libvirtAnswers(site.socket), supervised ? COME_BACK_LIMIT_MS : 0);
+}
+
+async function startLibvirtd(site: SitePaths, owner: Owner): Promise<void> {
   report("starting libvirtd");
   await execa("ip", ["-n", site.namespace, "link", "set", "lo", "up"]);
   rmSync(site.socket, { force: true });
@@ -96,7 +113,7 @@ async function startLibvirtd(site: SitePaths): Promise<void> {
     writeFileSync(uuidFile, randomUUID());
   }
   writeFileSync(join(site.root, "no-kvm"), "", { mode: 0o000 });
-  writeFileSync(join(site.root, "etc", "libvirtd.conf"), libvirtdConf(readFileSync(uuidFile, "utf8")));
+  writeFileSync(join(site.root, "etc", "libvirtd.conf"), libvirtdConf(readFileSync(uuidFile, "utf8"), owner.gid));
   writeFileSync(join(site.root, "etc", "qemu.conf"), QEMU_CONF);
 
   const script = ["sh", "-euc", LIBVIRTD_SCRIPT, "site", site.root, kvmUsable() ? "with-kvm" : "without-kvm"];
@@ -140,7 +157,7 @@ async function stop(site: SitePaths, shutdownLimitMs: number): Promise<void> {
   if (!(await namespaceWorks(site))) {
     return;
   }
-  if (await libvirtAnswers(site.socket)) {
+  if (await libvirtComesBack(site)) {
     await stopGuests(site, shutdownLimitMs);
   }
   report("stopping libvirtd");
@@ -173,6 +190,14 @@ async function stopGuests(site: SitePaths, limitMs: number): Promise<void> {
 async function processes(site: SitePaths): Promise<number[]> {
   const { stdout } = await execa("ip", ["netns", "pids", site.namespace], { lines: true });
   return stdout.map(Number);
+}
+
+function commandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
+  } catch {
+    return ""; // It has ended by itself.
+  }
 }
 
 async function signalAll(site: SitePaths, signal: NodeJS.Signals): Promise<void> {

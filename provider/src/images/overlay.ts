@@ -74,7 +74,9 @@ async function inject(folder: string, { file, ...overlay }: PresentOverlay, reco
   const script = join(folder, "debugfs");
   await writeFile(script, debugfsScript(overlay.files, sources));
 
-  const daemon = execa("qemu-storage-daemon", [
+  // It ends with this process, however that ends: nobody else would take its mount away.
+  const daemon = execa("setpriv", [
+    ...["--pdeathsig", "TERM", "qemu-storage-daemon"],
     ...[
       "--blockdev",
       json({ driver: "file", "node-name": "base-file", filename: overlay.base, "read-only": true, locking: "off" }),

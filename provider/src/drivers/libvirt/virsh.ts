@@ -23,6 +23,14 @@ const OPEN_MS = 10_000;
 /** Opening one takes about this long; only then do others open their own. */
 const OPENING_MS = 2000;
 
+/** As long as a libvirtd that has died takes to be back. */
+const RETRY = { retries: 4, minTimeout: 200, factor: 2, randomize: true } as const;
+
+/** Its socket is there meanwhile and refuses; an sshd may be too busy to let anybody in. */
+function isNothingSent(stderr: string): boolean {
+  return /Failed to connect socket to '.*': Connection refused/.test(stderr) || SSHD_BUSY.test(stderr);
+}
+
 /** Runs `virsh` against one libvirt. Arguments go as an array; only `batch`, which takes virsh's own syntax, quotes. */
 export class Virsh {
   private readonly limit = pLimit(PARALLEL_CALLS);
@@ -112,16 +120,16 @@ export class Virsh {
   }
 
   private async spawn(args: readonly string[], options: RunOptions) {
-    if (!goesOverSsh(this.uri)) {
-      return this.execute(args, options);
-    }
-    const running = this.afterOpening(() =>
+    const run = () =>
       pRetry(() => this.execute(args, options), {
-        ...{ retries: 4, minTimeout: 300, randomize: true },
-        shouldRetry: ({ error }) => error instanceof ExecaError && SSHD_BUSY.test(String(error.stderr)),
-      }),
-    );
-    return running.finally(() => {
+        ...RETRY,
+        shouldRetry: ({ error }) => error instanceof ExecaError && isNothingSent(String(error.stderr)),
+      });
+    return goesOverSsh(this.uri) ? this.keepingOpen(run) : run();
+  }
+
+  private async keepingOpen<T>(run: () => Promise<T>): Promise<T> {
+    return this.afterOpening(run).finally(() => {
       this.openUntil = Date.now() + OPEN_MS;
     });
   }
