@@ -151,7 +151,7 @@ describe("a cluster on a real libvirt", function () {
     expect(listed.stdout).to.match(
       /^killed +organization\/acceptance\/killed +0 +- +- +no stack .*only its lock is left$/m,
     );
-    expect(listed.stdout).to.match(/^Not looked at: 1 of you@there$/m);
+    expect(listed.stdout).to.match(/^Not looked at: 1 cluster of you@there$/m);
     expect(listed.stdout).not.to.include("acceptance-sweep-live");
     expect(named(await world.leftovers(), "acceptance-sweep")).to.deep.equal(named(held, "acceptance-sweep"));
 

@@ -195,6 +195,15 @@ describe("sweep", () => {
     expect(heldBy("demo")).to.deep.equal(held);
   });
 
+  it("leaves alone a machine of somebody else's among a cluster's", async () => {
+    const record = await make("demo", { owner: ME, left: "machines" });
+    const machine = memorySite(settings.name).machines.get("demo/compute-0");
+    Object.assign(machine ?? {}, { mark: { ...record.mark, owner: "you@there" } });
+    const cluster = { ...record, machines: [...NODES], publicAddresses: [] };
+    await removeOrphan({ site: settings, cluster, ask: knowing(), progress: SILENT });
+    expect([...memorySite(settings.name).machines.keys()]).to.deep.equal(["demo/compute-0"]);
+  });
+
   describe("reads a stack's state", () => {
     it("that is empty", () => {
       for (const stack of [{ version: 3 }, { deployment: null }, { deployment: { manifest: {} } }]) {

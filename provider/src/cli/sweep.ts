@@ -113,6 +113,9 @@ async function sweep(options: Options, { out, err }: Terminal): Promise<boolean>
   const outcomes: Outcome[] = [];
   if (options.yes && knowledge.unreadable.length === 0) {
     const terminal = { out: options.json ? err : out, err };
+    if (orphans.length > 0) {
+      terminal.out("");
+    }
     for (const cluster of orphans) {
       outcomes.push(await remove(cluster, scope.site, ask, terminal));
     }
@@ -202,7 +205,9 @@ function overviewOf(scope: Scope, { orphans, foreign, knowledge }: Findings): st
   return [
     `Clusters of ${scope.owner} at ${where}`,
     `Stacks: ${knowledge.stacks} in ${scope.backends.map(({ url }) => url).join(" and ")}`,
-    ...(foreign.length > 0 ? [`Not looked at: ${foreign.length} of ${owners.join(", ")}`] : []),
+    ...(foreign.length > 0
+      ? [`Not looked at: ${foreign.length} cluster${foreign.length > 1 ? "s" : ""} of ${owners.join(", ")}`]
+      : []),
     "",
     orphans.length > 0
       ? alignColumns([["CLUSTER", "STACK", "MACHINES", "ADDRESSES", "CREATED", "WHY"], ...rows])

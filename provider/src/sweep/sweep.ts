@@ -21,7 +21,7 @@ export interface Findings {
 
 export async function findOrphans(driver: Driver, owner: string, ask: Ask): Promise<Findings> {
   // The site first: what `up` has begun there by then is in its stack's state by now, as a pending operation at least.
-  const found = await driver.survey();
+  const found = [...(await driver.survey())].sort((one, other) => (one.name < other.name ? -1 : 1));
   const knowledge = await ask();
   const isForeign = ({ mark }: FoundCluster) => mark.owner !== owner;
   return {
