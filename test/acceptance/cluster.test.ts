@@ -1,4 +1,5 @@
 import { readdir, stat } from "node:fs/promises";
+import { hostname, userInfo } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { destroyConverges, type Interruption, interrupt, upConverges } from "./interruption";
@@ -36,6 +37,7 @@ describe("a cluster on a real libvirt", function () {
     if (this.currentTest?.state === "failed") {
       await world.pulumi(["cancel", "--yes"], { reject: false });
       await destroy({ reject: false });
+      await world.vc("sweep", "--yes");
     }
   });
 
@@ -165,6 +167,57 @@ describe("a cluster on a real libvirt", function () {
     await destroy();
     expect(await world.leftovers()).to.deep.equal(before);
     await world.pulumi(["stack", "select", "mine"]);
+    await destroy();
+    expect(await world.leftovers()).to.deep.equal([]);
+  });
+
+  it("sweeps what no stack knows any more, unless a program takes it over with adopt, and leaves the rest alone", async () => {
+    const clusters = { live: small(0), lost: small(0) };
+    await world.configure("sweep", clusters);
+    await up();
+    const forget = async () => {
+      const lost = (await world.state()).find(({ urn }) => urn.endsWith(":Cluster::lost"));
+      await world.pulumi(["state", "delete", lost?.urn ?? "", "--target-dependents", "--yes"]);
+    };
+    const named = (names: readonly string[], part: string) => names.filter((name) => name.includes(part));
+    await forget();
+    const held = await world.leftovers();
+    const uuid = await world.virsh("domuuid", "acceptance-sweep-lost-frontend");
+
+    const refused = await up({ reject: false });
+    expect(refused.exitCode).not.to.equal(0);
+    expect(refused.all).to.match(/acceptance-sweep-lost.*this stack's state doesn't know it.*adopt: true.*vc sweep/s);
+    await world.configure("sweep", { ...clusters, lost: { ...small(0), adopt: true } });
+    await up();
+    expect(await world.virsh("domuuid", "acceptance-sweep-lost-frontend")).to.equal(uuid);
+
+    await forget();
+    const owner = `${userInfo().username}@${hostname()}`;
+    const mark = { owner, organization: "organization", project: "acceptance", stack: "killed", cluster: "demo" };
+    await world.killHolderOfLock({ name: "killed", mark });
+    await world.killHolderOfLock({ name: "theirs", mark: { ...mark, owner: "you@there" } });
+    const listed = await world.vc("sweep");
+    expect(listed.exitCode, listed.all).to.equal(0);
+    expect(listed.stdout).to.match(
+      /^acceptance-sweep-lost +organization\/acceptance\/sweep +1 +[\d.]+ +\S+Z +no stack/m,
+    );
+    expect(listed.stdout).to.match(
+      /^killed +organization\/acceptance\/killed +0 +- +- +no stack .*only its lock is left$/m,
+    );
+    expect(listed.stdout).to.match(/^Not looked at: 1 cluster of you@there$/m);
+    expect(listed.stdout).not.to.include("acceptance-sweep-live");
+    expect(named(await world.leftovers(), "acceptance-sweep")).to.deep.equal(named(held, "acceptance-sweep"));
+
+    const swept = await world.vc("sweep", "--yes");
+    expect(swept.exitCode, swept.all).to.equal(0);
+    expect(swept.stdout)
+      .to.match(/^acceptance-sweep-lost: removed$/m)
+      .and.to.match(/^killed: removed$/m);
+    const left = await world.leftovers();
+    expect(named(left, "acceptance-sweep")).to.deep.equal(named(held, "acceptance-sweep-live"));
+    expect(named(left, "vc-lock-")).to.deep.equal(["vc-lock-theirs"]);
+    await world.virsh("net-undefine", "vc-lock-theirs");
+    await world.configure("sweep", { live: small(0) });
     await destroy();
     expect(await world.leftovers()).to.deep.equal([]);
   });

@@ -13,8 +13,10 @@ import {
 } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { expect } from "chai";
 import { execa, type Result } from "execa";
 import { sitePaths } from "../../provider/src/default-site/paths";
+import type { ClusterRef } from "../../provider/src/drivers/driver";
 import { home } from "../../provider/src/home";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import type { RemoteSite, SshSetUp } from "./remote-site";
@@ -22,6 +24,7 @@ import type { RemoteSite, SshSetUp } from "./remote-site";
 export const ROOT = join(__dirname, "..", "..");
 const QUICKSTART = join(ROOT, "examples", "quickstart", "quickstart.mjs");
 const PULUMI = join(ROOT, "examples", "quickstart", "pulumi.mjs");
+const VC = join(ROOT, "provider", "vc.mjs");
 /** Programs whose runs are counted. */
 const COUNTED = ["virsh", "qemu-img", "qemu-storage-daemon", "debugfs"] as const;
 export type Counts = Record<(typeof COUNTED)[number], number>;
@@ -104,6 +107,31 @@ export class World {
       stdin: "ignore",
       reject: options.reject ?? true,
     });
+  }
+
+  /** Runs `npx vc` in the test's project, and doesn't fail with it. */
+  async vc(...args: string[]) {
+    return execa(process.execPath, [VC, ...args], {
+      cwd: this.project,
+      env: this.env,
+      all: true,
+      stdin: "ignore",
+      reject: false,
+    });
+  }
+
+  /** What is left when a process is killed that had just begun to change a cluster: its lock. */
+  async killHolderOfLock(cluster: ClusterRef): Promise<void> {
+    const registry = join(ROOT, "provider", "dist", "drivers", "registry.js");
+    const [site, ref] = [{ driver: "libvirt", uri: this.uri }, cluster].map((value) => JSON.stringify(value));
+    const program = `require(${JSON.stringify(registry)}).connect(${site}).lock(${ref}, { seconds: 5, progress() {} })
+      .then(() => { console.log("held"); setInterval(() => undefined, 1000); })`;
+    const holder = execa(process.execPath, ["-e", program], { env: this.env, reject: false });
+    for await (const line of holder) {
+      expect(line).to.equal("held");
+      holder.kill("SIGKILL");
+    }
+    await holder;
   }
 
   /** A process that the caller may kill, with its runs of programs counted. */

@@ -12,6 +12,7 @@ import { ensurePulumiCli, type PulumiCli } from "../setup/pulumi-cli";
 import { pulumiEnvironment } from "../setup/pulumi-environment";
 import { type Progress, SetupError } from "../setup/setup-error";
 import { installSystemPackages } from "../setup/system-packages";
+import { alignColumns } from "./table";
 
 /**
  * The quickstart behind `npm run quickstart`, which has installed and compiled this before (its step 1). Runs in the
@@ -166,15 +167,7 @@ function nodeTable(nodes: readonly QuickstartNode[]): string {
       mac,
     ]),
   ];
-  const widths = rows.reduce((wide, row) => row.map((cell, index) => Math.max(cell.length, wide[index] ?? 0)), [0]);
-  return rows
-    .map((row) =>
-      row
-        .map((cell, index) => cell.padEnd(widths[index] ?? 0))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
+  return alignColumns(rows);
 }
 
 /**

@@ -50,7 +50,18 @@ const memory = z.strictObject({
 });
 
 /** Settings of a site, told apart by `driver`. */
-export const siteSettings = z.discriminatedUnion("driver", [libvirt, memory]);
+export const siteSettings = z.discriminatedUnion("driver", [libvirt, memory], {
+  error: ({ code }) => (code === "invalid_union" ? 'must be "libvirt" or "memory"' : undefined),
+});
+/** The same as people write them: the driver is `libvirt` unless they say another. */
+export const siteArgument = z.preprocess(
+  (site) => (isObject(site) ? { driver: "libvirt", ...site } : site),
+  siteSettings,
+);
 export type SiteSettings = z.output<typeof siteSettings>;
 export type LibvirtSettings = z.output<typeof libvirt>;
 export type MemorySettings = z.output<typeof memory>;
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

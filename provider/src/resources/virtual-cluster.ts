@@ -16,7 +16,7 @@ import { ForeignOwner, InvalidImage, NotFound, Unreachable } from "../drivers/er
 import { isOurs, refuseForeign } from "../drivers/ownership";
 import { connect, resolveSettings } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
-import { type SiteSettings, siteSettings } from "../drivers/settings";
+import { type SiteSettings, siteArgument } from "../drivers/settings";
 import { home } from "../home";
 import { digestOf, examineDisk } from "../images/disk";
 import { findImage, type LocalImage } from "../images/repository";
@@ -81,7 +81,7 @@ const args = z.strictObject({
   allowReplace: z.literal("computes", 'must be "computes" or left out').optional(),
   adopt: z.boolean().default(false),
   keepBaseImage: z.boolean().default(false),
-  site: z.preprocess((site) => (isObject(site) ? { driver: "libvirt", ...site } : site), siteSettings).optional(),
+  site: siteArgument.optional(),
 });
 type Args = z.output<typeof args>;
 
@@ -325,10 +325,6 @@ function withConfiguration(given: Properties, context: Context): Properties {
     ...(repository !== undefined && { repository }),
     ...given,
   };
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function parseJson(text: string): unknown {
