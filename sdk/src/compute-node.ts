@@ -1,5 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
-import { NODE_OUTPUTS, powerOf } from "./outputs";
+import { NODE_OUTPUTS, pinned, powerOf } from "./outputs";
 import { shims } from "./shim";
 import type { WaitArgs } from "./types";
 import type { VirtualCluster } from "./virtual-cluster";
@@ -31,6 +31,6 @@ export class ComputeNode extends pulumi.dynamic.Resource {
       return { site, siteId, image, ...own, ...powerOf(power) };
     });
     const inputs = { clusterId: cluster.id, node: `compute-${index}`, slice, ...wait };
-    super(shims.computeNode, name, { ...NODE_OUTPUTS, ...inputs }, opts, "virtual-cluster", "ComputeNode");
+    super(shims.computeNode, name, { ...NODE_OUTPUTS, ...inputs }, pinned(opts), "virtual-cluster", "ComputeNode");
   }
 }

@@ -1,5 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
-import { NODE_OUTPUTS, powerOf } from "./outputs";
+import { NODE_OUTPUTS, pinned, powerOf } from "./outputs";
 import { shims } from "./shim";
 import type { WaitArgs } from "./types";
 import type { VirtualCluster } from "./virtual-cluster";
@@ -35,7 +35,7 @@ export class FrontendNode extends pulumi.dynamic.Resource {
       shims.frontendNode,
       name,
       { ...NODE_OUTPUTS, publicIp: undefined, ...inputs },
-      opts,
+      pinned(opts),
       "virtual-cluster",
       "FrontendNode",
     );

@@ -1,3 +1,5 @@
+import type { CustomResourceOptions } from "@pulumi/pulumi";
+
 /** What the provider fills in of a node; the SDK makes an output only of what it is given, `undefined` included. */
 export const NODE_OUTPUTS = {
   cpus: undefined,
@@ -9,4 +11,12 @@ export const NODE_OUTPUTS = {
 /** A node says only that it is off: what is on by default takes no room in the state. */
 export function powerOf(power: "on" | "off"): { power?: "off" } {
   return power === "off" ? { power } : {};
+}
+
+/**
+ * Names, addresses and MACs are pinned, so the old object goes before the new one comes. The provider's `diff` says so
+ * too, but isn't asked about what a user replaces with `--replace`.
+ */
+export function pinned(opts: CustomResourceOptions | undefined): CustomResourceOptions {
+  return { ...opts, deleteBeforeReplace: true };
 }

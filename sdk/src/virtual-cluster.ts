@@ -1,5 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 import type { ClusterPlan } from "@virtual-cluster/provider";
+import { pinned } from "./outputs";
 import { shims } from "./shim";
 import type { ClusterSettings, SiteArgs } from "./types";
 
@@ -50,7 +51,7 @@ export class VirtualCluster extends pulumi.dynamic.Resource {
       shims.virtualCluster,
       name,
       { ...outputs, ...settable, ...args, ...identity },
-      opts,
+      pinned(opts),
       "virtual-cluster",
       "VirtualCluster",
     );

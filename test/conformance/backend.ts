@@ -41,7 +41,7 @@ export interface Backend {
   isPluggedIn(cluster: string, node: string): Promise<boolean>;
   /** Keeps a machine from starting with its host. */
   takeAutostart(cluster: string, node: string): Promise<void>;
-  /** Gives a machine that is off another shape. */
+  /** Gives a machine another shape: one that runs for its next start. */
   reshape(cluster: string, node: string, memory: number): Promise<void>;
   /** Takes the disk of a machine that is off away. */
   deleteDisk(cluster: string, node: string): Promise<void>;

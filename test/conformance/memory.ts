@@ -67,7 +67,9 @@ export async function memoryBackend(): Promise<Backend> {
       machineOf(cluster, node).autostart = false;
     },
     reshape: async (cluster, node, memory) => {
-      Object.assign(machineOf(cluster, node).shape, { memory });
+      const machine = machineOf(cluster, node);
+      const shape = { ...machine.shape, memory };
+      Object.assign(machine, machine.state === "running" ? { nextStart: shape } : { shape });
     },
     deleteDisk: async (cluster, node) => {
       site.disks.delete(`${cluster}/${node}`);

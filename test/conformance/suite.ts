@@ -733,6 +733,22 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           await removeNodes(cluster);
         });
 
+        check(
+          "sees what a running machine's next start would give it, and gives that back without a restart",
+          async () => {
+            const cluster = shared;
+            const ref = computeOf(cluster);
+            await boot(ref);
+            const { cpus } = await nodeOf(ref);
+            await backend.reshape(cluster.name, "compute-0", backend.memory * 2);
+            const nextStart = { cpus, memory: backend.memory * 2 };
+            expect(await nodeOf(ref)).to.deep.include({ memory: backend.memory, nextStart });
+            expect(await boot(ref, { keepDisk: true })).to.equal("kept");
+            expect(await nodeOf(ref)).not.to.have.property("nextStart");
+            await removeNodes(cluster);
+          },
+        );
+
         check("serves siblings side by side", async () => {
           const cluster = shared;
           await Promise.all(

@@ -683,6 +683,13 @@ describe("the life of a cluster", () => {
         "compute-0",
         /"memory":64/,
       ],
+      "a compute with other memory from its next start on": [
+        () => {
+          machine("compute-0").nextStart = { cpus: 1, memory: 64 };
+        },
+        "compute-0",
+        /from its next start on it would have cpus 1 and memory 64/,
+      ],
     };
     for (const [what, [spoilt, resource, shown]] of Object.entries(drifts)) {
       it(`of ${what} is shown by refresh, and repaired by the next up, which changes nothing else`, async () => {

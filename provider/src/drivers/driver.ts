@@ -303,6 +303,8 @@ export interface ObservedNode extends Shape {
   readonly vcOutWaits: boolean;
   /** Within what cpus and memory (MiB) of the running machine can change without a restart. */
   readonly live: { readonly cpus: Range; readonly memory: Range };
+  /** What the running machine's next start would give it, where somebody has made that something else. */
+  readonly nextStart?: Pick<Shape, "cpus" | "memory">;
   /** Absent where the machine carries none of ours. */
   readonly mark?: Mark;
 }

@@ -144,7 +144,7 @@ export function diffNode<Inputs>(policies: PolicyTable<Inputs>, olds: Properties
   const location = olds as unknown as NodeInputs;
   const say = progressOf(clusterNameIn(location.clusterId), location.node);
   const reshaped = reshapings(policies, olds, news);
-  if (reshaped.length > 0 && olds.state === "running") {
+  if (reshaped.length > 0 && olds.state === "running" && news.power !== "off") {
     const changes = reshaped.map(({ change }) => change).join(", ");
     const restart = reshaped.some((one) => one.restart);
     say(`${changes}: ${restart ? "needs a restart of the machine" : "changes while the machine runs"}`);
@@ -225,10 +225,13 @@ export async function ensureNode(
     if (up === "none" && booted === "created") {
       return { ...inputs, stateVersion: 1, ready: true, state: "running" };
     }
-    if (up === "running" || up === "ready") {
-      await driver.waitFor(ref, up, limits);
-    }
     let machine = await observe(driver, inputs);
+    // A running guest that offers no channel now can't say that it is ready either.
+    const isDeaf = booted === "kept" && machine?.vcOutDigest !== sha256(vcOut) && machine?.vcOutWaits === true;
+    if (up === "running" || up === "ready") {
+      await driver.waitFor(ref, isDeaf ? "running" : up, limits);
+      machine = await observe(driver, inputs);
+    }
     if (up === "ready" && machine?.vcOutDigest !== sha256(vcOut) && !machine?.vcOutWaits) {
       // It was off when its vc-out.xml changed: now it can be handed over.
       if ((await driver.reconfigure(ref, vcOut)) === "live") {
@@ -371,6 +374,9 @@ export async function readNode(
 function driftOf(outs: NodeOutputs, machine: ObservedNode): string[] {
   return [
     ...(machine.autostart ? [] : ["it doesn't start with its host any more"]),
+    ...(machine.nextStart
+      ? [`from its next start on it would have cpus ${machine.nextStart.cpus} and memory ${machine.nextStart.memory}`]
+      : []),
     ...(machine.macs[0] === outs.privateMac ? [] : ["its private NIC has another MAC address"]),
     ...(machine.diskSize === undefined ? ["its disk is gone"] : []),
     ...(outs.diskSize !== undefined && machine.diskSize !== undefined && machine.diskSize < outs.diskSize

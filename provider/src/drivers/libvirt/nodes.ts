@@ -161,6 +161,9 @@ export class Nodes {
       return false;
     }
     await this.growDisk(machine, shape);
+    if (machine.nextStart) {
+      await this.reshape(machine.domain, shape);
+    }
     if (machine.cpus === shape.cpus && machine.memory === shape.memory) {
       return true;
     }
@@ -561,23 +564,31 @@ export class Nodes {
     const answers = await this.virsh.batch(
       found.flatMap(({ domain }) => [
         ["dumpxml", domain],
+        ["dumpxml", "--inactive", domain],
         ["domstats", domain, "--block", "--balloon"],
       ]),
     );
     const autostart = new Set(lines(autostarted));
     const stateOf = parseStates(states);
     found.forEach(({ domain, node, nodes }, index) => {
-      const [xml = "", stats = ""] = answers.slice(index * 2, index * 2 + 2);
-      if (xml.trim()) {
+      const [xml = "", next = "", stats = ""] = answers.slice(index * 3, index * 3 + 3);
+      if (xml.trim() && next.trim()) {
         const state = stateOf.get(domain) ?? "unknown";
-        nodes.set(node, machineOf(parseDomain(xml), stats, state, autostart.has(domain)));
+        nodes.set(node, machineOf(parseDomain(xml), parseDomain(next), stats, state, autostart.has(domain)));
       } // Else it has gone between the two runs.
     });
     return clusters;
   }
 }
 
-function machineOf(domain: ObservedDomain, stats: string, state: NodeState, autostart: boolean): Machine {
+/** @param next its definition, from which the next start is made */
+function machineOf(
+  domain: ObservedDomain,
+  next: ObservedDomain,
+  stats: string,
+  state: NodeState,
+  autostart: boolean,
+): Machine {
   const { cpus, mostCpus, memory, mostMemory, mark } = domain;
   const bytes = Number(/^\s*block\.0\.capacity=(\d+)/m.exec(stats)?.[1] ?? 0);
   const hasBalloonDriver = /^\s*balloon\.available=\d/m.test(stats);
@@ -595,6 +606,7 @@ function machineOf(domain: ObservedDomain, stats: string, state: NodeState, auto
       cpus: { min: cpus, max: domain.hasAgent ? mostCpus : cpus },
       memory: hasBalloonDriver ? { min: Math.ceil(mostMemory / 2), max: mostMemory } : { min: memory, max: memory },
     },
+    ...((next.cpus !== cpus || next.memory !== memory) && { nextStart: { cpus: next.cpus, memory: next.memory } }),
     ...(mark && { mark: mark.mark }),
   };
 }

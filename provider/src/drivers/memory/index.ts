@@ -312,6 +312,10 @@ export class MemoryDriver implements Driver {
       this.site.diskSizes.set(key, shape.diskSize);
     }
     const { cpus, memory } = shape;
+    if (machine.nextStart) {
+      await this.step("resize");
+      delete machine.nextStart;
+    }
     if (machine.shape.cpus === cpus && machine.shape.memory === memory) {
       return "live";
     }
@@ -388,12 +392,13 @@ export class MemoryDriver implements Driver {
   private async loadClusters(names: readonly string[]): Promise<Map<string, ReadonlyMap<string, ObservedNode>>> {
     this.site.ask();
     const clusters = new Map<string, Map<string, ObservedNode>>(names.map((name) => [name, new Map()]));
-    for (const [key, { shape, state, machineId, macs, autostart, vcOut, vcOutWaits, live, mark }] of this.site
-      .machines) {
+    for (const [key, machine] of this.site.machines) {
+      const { shape, state, machineId, macs, autostart, vcOut, vcOutWaits, live, nextStart, mark } = machine;
       clusters.get(clusterIn(key))?.set(nodeIn(key), {
         ...shape,
         ...{ state, machineId, macs, autostart, live, vcOutWaits, vcOutDigest: sha256(vcOut) },
         ...(this.site.disks.has(key) && { diskSize: this.site.diskSizes.get(key) ?? IMAGE_MIB }),
+        ...(nextStart && { nextStart }),
         ...(mark && { mark }),
       });
     }

@@ -4,6 +4,8 @@ import { Unreachable } from "../errors";
 /** A machine of the in-memory site. */
 export interface MemoryMachine {
   shape: Shape;
+  /** Where somebody has given it another one while it runs. */
+  nextStart?: Shape;
   state: NodeState;
   autostart: boolean;
   vcOut: string;
