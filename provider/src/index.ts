@@ -2,12 +2,18 @@
  * Where the shim in `@virtual-cluster/pulumi` finds the life cycles: one function a resource, called with the host's
  * `configure` request.
  */
+import { claimLifeCycle } from "./resources/claim";
 import { computeNodeLifeCycle } from "./resources/compute-node";
 import { Context } from "./resources/context";
 import { stopWithEngine } from "./resources/engine-watch";
 import { frontendNodeLifeCycle } from "./resources/frontend-node";
 import type { ConfigureRequest, LifeCycle } from "./resources/host";
 import { virtualClusterLifeCycle } from "./resources/virtual-cluster";
+
+export function claim(request: ConfigureRequest): LifeCycle {
+  stopWithEngine();
+  return claimLifeCycle(new Context(request));
+}
 
 export function virtualCluster(request: ConfigureRequest): LifeCycle {
   stopWithEngine();

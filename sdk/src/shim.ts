@@ -11,6 +11,12 @@ interface Shim {
   configure(this: object, request: pulumi.dynamic.ConfigureRequest): void;
 }
 
+const claim: Shim = {
+  configure(request) {
+    Object.assign(this, require("@virtual-cluster/provider").claim(request));
+  },
+};
+
 const virtualCluster: Shim = {
   configure(request) {
     Object.assign(this, require("@virtual-cluster/provider").virtualCluster(request));
@@ -35,6 +41,7 @@ function asProvider(shim: Shim): pulumi.dynamic.ResourceProvider {
 }
 
 export const shims = {
+  claim: asProvider(claim),
   virtualCluster: asProvider(virtualCluster),
   frontendNode: asProvider(frontendNode),
   computeNode: asProvider(computeNode),

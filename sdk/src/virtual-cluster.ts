@@ -1,5 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 import type { ClusterPlan } from "@virtual-cluster/provider";
+import { Claim } from "./claim";
 import { pinned } from "./outputs";
 import { shims } from "./shim";
 import type { ClusterSettings, SiteArgs } from "./types";
@@ -46,12 +47,18 @@ export class VirtualCluster extends pulumi.dynamic.Resource {
       stack: pulumi.getStack(),
       name,
     };
+    const { clusterName, site } = args;
+    const claim = new Claim(
+      name,
+      { ...identity, ...(clusterName !== undefined && { clusterName }), ...(site !== undefined && { site }) },
+      opts?.parent && { parent: opts.parent },
+    );
     const settable = { clusterName: undefined, publicKey: undefined, site: undefined, power: undefined };
     super(
       shims.virtualCluster,
       name,
       { ...outputs, ...settable, ...args, ...identity },
-      pinned(opts),
+      pulumi.mergeOptions(pinned(opts), { dependsOn: claim }),
       "virtual-cluster",
       "VirtualCluster",
     );

@@ -68,6 +68,7 @@ export class Host {
 
   private lifeCyclesOf(client: HostClient): LifeCycles {
     return {
+      claim: client.lifeCycle(this.shims.claim),
       cluster: client.lifeCycle(this.shims.cluster),
       frontend: client.lifeCycle(this.shims.frontend),
       compute: client.lifeCycle(this.shims.compute),

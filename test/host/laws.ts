@@ -42,7 +42,7 @@ export function expectWhole(site: SiteContent, { clusterName, stack }: Tenant, w
   const nodes = new Map([["frontend", wish.frontend], ...computes]);
   const keysOfNodes = [...nodes.keys()].map((node) => `${clusterName}/${node}`);
 
-  expect([...stack.state.keys()], "resources in the state").to.have.members(["cluster", ...nodes.keys()]);
+  expect([...stack.state.keys()], "resources in the state").to.have.members(["claim", "cluster", ...nodes.keys()]);
   expect(Object.keys(things.machines), "machines").to.have.members(keysOfNodes);
   expect(Object.keys(things.disks), "disks").to.have.members(keysOfNodes);
   expect(

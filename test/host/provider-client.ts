@@ -29,6 +29,7 @@ export async function shimTexts(): Promise<ShimTexts> {
   const { shims }: typeof import("../../sdk/src/shim") = require("../../sdk/dist/shim");
   const textOf = async (shim: object) => (await serializeFunction(() => shim, { allowSecrets: true })).text;
   return {
+    claim: await textOf(shims.claim),
     cluster: await textOf(shims.virtualCluster),
     frontend: await textOf(shims.frontendNode),
     compute: await textOf(shims.computeNode),

@@ -76,8 +76,8 @@ function driftNames() {
 class Watched {
   readonly tenant: Tenant;
   private wish: Wish | undefined;
-  /** Whether the site isn't as the state says, so that `up` needs a refresh to see what it must do. */
-  private stale = false;
+  /** Whether the site isn't as the last act left it. */
+  private drifted = false;
   /** The frontend's disk while the state knows it and nobody wants it gone. */
   private usersDisk: string | undefined;
 
@@ -96,37 +96,26 @@ class Watched {
         return this.destroy(act.interruption);
       case "refresh":
         await this.tenant.refresh();
-        this.stale = false;
         return;
       default:
         return this.drift(act.does, act.nth);
     }
   }
 
-  /** However it got here: one more `up --refresh` makes it whole. */
+  /** However it got here: one more `up` makes it whole. */
   async mend(): Promise<void> {
     if (this.wish) {
-      await this.up(this.wish, true);
+      await this.up(this.wish, false);
     }
   }
 
   private async up(wish: Wish, refresh: boolean, interruption: Interruption = {}): Promise<void> {
-    const stale = this.stale && !refresh;
     this.wish = wish;
-    const died = await (refresh
-      ? this.tenant.refreshAndUp(wish, interruption)
-      : this.tenant.up(wish, interruption)
-    ).then(
-      (remains) => remains.died,
-      (error: Error) => {
-        if (stale && /pulumi refresh/.test(error.message)) {
-          return true;
-        }
-        throw error;
-      },
-    );
-    this.stale = stale || (died && (interruption.engineAtWrite !== undefined || this.wasDeleting));
-    if (!died && !stale) {
+    const { died } = refresh
+      ? await this.tenant.refreshAndUp(wish, interruption)
+      : await this.tenant.up(wish, interruption);
+    if (!died) {
+      this.drifted = false;
       expectWhole(this.world.site, this.tenant, wish);
       await expectAtRest(this.world, this.tenant, wish);
     }
@@ -134,12 +123,9 @@ class Watched {
   }
 
   private async destroy(interruption: Interruption): Promise<void> {
-    // Pulumi asks the provider for nothing when the state is empty.
-    const known = this.tenant.stack.state.has("cluster");
     this.usersDisk = undefined;
     const { died } = await this.tenant.destroy(interruption);
-    this.stale = died;
-    if (!died && known) {
+    if (!died) {
       expectNothingOf(this.world.site, this.tenant.clusterName);
       this.wish = undefined;
     }
@@ -151,7 +137,7 @@ class Watched {
     const key = machines[nth % machines.length];
     if (key) {
       DRIFTS[does](site, key);
-      this.stale = true;
+      this.drifted = true;
       const frontend = `${this.tenant.clusterName}/frontend`;
       const isLost =
         !site.disks.has(frontend) || !(site.machines.has(frontend) || site.networks.has(this.tenant.clusterName));
@@ -161,15 +147,11 @@ class Watched {
     }
   }
 
-  private get wasDeleting(): boolean {
-    return this.tenant.stack.done.some((done) => done.startsWith("delete "));
-  }
-
   private expectUsersDisk(): void {
     const disk = this.world.site.disks.get(`${this.tenant.clusterName}/frontend`);
     if (this.usersDisk) {
       expect(disk, "the frontend's disk").to.equal(this.usersDisk);
-    } else if (this.tenant.stack.state.has("frontend") && !this.stale) {
+    } else if (this.tenant.stack.state.has("frontend") && !this.drifted) {
       this.usersDisk = disk;
     }
   }

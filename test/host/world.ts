@@ -99,6 +99,9 @@ export class Tenant {
       return this.lifeCycles;
     };
     const lifeCycles: LifeCycles = {
+      get claim() {
+        return now().claim;
+      },
       get cluster() {
         return now().cluster;
       },

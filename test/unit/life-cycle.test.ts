@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
-import type { Mark } from "../../provider/src/drivers/driver";
+import type { ClusterRecord, Mark } from "../../provider/src/drivers/driver";
 import { ForeignOwner, Unreachable, WrongSite } from "../../provider/src/drivers/errors";
 import { MemoryDriver } from "../../provider/src/drivers/memory";
 import { type MemoryMachine, type MemorySite, memorySite } from "../../provider/src/drivers/memory/site";
@@ -501,7 +501,7 @@ describe("the life of a cluster", () => {
         }
       };
       await stack.up({ ...args, waitFor: "none" });
-      expect(stack.state.size).to.equal(4);
+      expect(stack.state.size).to.equal(5);
     });
   });
 
@@ -632,6 +632,18 @@ describe("the life of a cluster", () => {
       expectEmptySite();
     });
 
+    it("off takes no room at the site, and no machine starts with its host", async () => {
+      await stack.up({ ...args, power: "off" });
+      site.cpus = 1;
+      await stack.up({ ...args, power: "off", numCpus: 3 });
+      expect([...site.machines.values()].map(({ autostart }) => autostart)).to.deep.equal([false, false, false, false]);
+      const error = await failure<CheckFailed>(stack.up({ ...args, numCpus: 3 }));
+      expect(error.message).to.match(/4 cpus: the site has 1 of 1 free/);
+      site.cpus = 64;
+      await stack.up({ ...args, numCpus: 3 });
+      expect([...site.machines.values()].map(({ autostart }) => autostart)).to.deep.equal([true, true, true, true]);
+    });
+
     it("off keeps new computes off, and a machine that somebody turned on is turned off again", async () => {
       await stack.up({ ...args, power: "off" });
       expect(running()).to.deep.equal([]);
@@ -710,12 +722,38 @@ describe("the life of a cluster", () => {
       });
     }
 
+    it("is noticed and repaired by up without a refresh before", async () => {
+      await stack.up(args);
+      site.stoppedNetworks.add("docking-dev-dock");
+      machine("frontend").autostart = false;
+      machine("compute-0").state = "off";
+      site.machines.delete("docking-dev-dock/compute-1");
+      const said = await sayings(() => stack.up(args));
+      expect(stack.done).to.deep.equal(["update cluster", "update frontend", "update compute-0", "update compute-1"]);
+      expect(said).to.match(/dock: will be mended: its private network is stopped/);
+      expect(said)
+        .to.match(/compute-0: its machine is off/)
+        .and.match(/compute-1: its machine is missing/);
+      expect(running()).to.have.length(3);
+      expect(await stack.up(args)).to.deep.equal([]);
+    });
+
     it("of a compute that is gone with its disk makes only that one again", async () => {
       await stack.up(args);
       site.machines.delete("docking-dev-dock/compute-0");
       site.disks.delete("docking-dev-dock/compute-0");
       await stack.refresh();
       expect(await stack.up(args)).to.deep.equal(["create compute-0"]);
+    });
+  });
+
+  describe("an address", () => {
+    it("may be asked for that the cluster has already, and asked for no more", async () => {
+      await stack.up(args);
+      const { publicIp } = stack.cluster.plan.frontend;
+      expect(await stack.up({ ...args, publicIp })).to.deep.equal(["update cluster"]);
+      await stack.up(args);
+      expect(stack.cluster.plan.frontend.publicIp).to.equal(publicIp);
     });
   });
 
@@ -819,26 +857,51 @@ describe("the life of a cluster", () => {
   });
 
   describe("a cluster whose state was lost", () => {
-    beforeEach(async () => {
-      await stack.up(args);
-      stack = stackOf();
-      // Another process: this one still remembers the cluster.
-      const other = { ...args, clusterName: "lost" };
-      await stack.up(other);
-      stack = stackOf();
+    it("is refused and named without adopt, and a destroy of what was begun leaves it alone", async () => {
+      // A process that has seen the cluster in the state takes it for one that is being replaced.
+      const driver = new MemoryDriver({ driver: "memory", name: siteName });
+      const { plan, imageRecord } = await upElsewhere();
+      const record = (await driver.find("docking-dev-lost")) as ClusterRecord;
+      expect(record.plan).to.deep.equal(plan);
+      expect(imageRecord).to.deep.equal(record.image);
+      const lost = stackOf({ name: "lost" });
+      const machines = structuredClone(site.machines);
+      const error = await failure<CheckFailed>(lost.up(args));
+      expect(error.failures.map(({ property }) => property)).to.deep.equal(["adopt"]);
+      expect(error.message)
+        .to.match(/adopt: true/)
+        .and.match(/vc sweep/);
+      await lost.destroy();
+      expect(site.machines).to.deep.equal(machines);
+      await lost.up({ ...args, adopt: true });
+      expect([...site.machines.values()].map(({ machineId }) => machineId)).to.deep.equal(
+        [...machines.values()].map(({ machineId }) => machineId),
+      );
     });
 
+    /** A cluster that no check of this process has seen in a state. */
+    async function upElsewhere() {
+      const elsewhere = stackOf({ name: "lost" });
+      await elsewhere.up(args);
+      return elsewhere.cluster;
+    }
+
     it("is taken over with its machines and disks by adopt, and destroyed from there", async () => {
-      await stack.destroy();
+      await stack.up(args);
+      stack = stackOf();
       const ids = [...site.machines.values()].map(({ machineId }) => machineId);
       const disks = [...site.disks];
       await stack.up({ ...args, adopt: true });
       expect([...site.machines.values()].map(({ machineId }) => machineId)).to.deep.equal(ids);
       expect([...site.disks]).to.deep.equal(disks);
       expect(await stack.up({ ...args, adopt: true })).to.deep.equal([]);
+      await stack.destroy();
+      expectEmptySite();
     });
 
     it("keeps a frontend's disk whose machine is gone too", async () => {
+      await stack.up(args);
+      stack = stackOf();
       site.machines.delete("docking-dev-dock/frontend");
       const disk = site.disks.get("docking-dev-dock/frontend");
       await stack.up({ ...args, adopt: true });
@@ -878,7 +941,8 @@ describe("the life of a cluster", () => {
       expect(site.machines.size).to.equal(computes + 1);
       expect(site.disks.size).to.equal(computes + 1);
       expect([...site.machines.values()].every(({ state }) => state === "running")).to.equal(true);
-      expect([...stack.state.values()].every(({ outputs }) => outputs.ready)).to.equal(true);
+      const known = [...stack.state].filter(([resource]) => resource !== "claim");
+      expect(known.every(([, { outputs }]) => outputs.ready)).to.equal(true);
     };
 
     it("up is finished by the next one, nothing is there twice, and destroy leaves nothing", async () => {
@@ -888,6 +952,31 @@ describe("the life of a cluster", () => {
         async () => {
           await stack.up(args);
           expectWhole(2);
+          await stack.destroy();
+          expectEmptySite();
+        },
+      );
+    });
+
+    it("up can be given up at once: destroy leaves nothing, whatever the state knows", async () => {
+      await everywhere(
+        async () => undefined,
+        () => stack.up(args),
+        async () => {
+          await stack.destroy();
+          expectEmptySite();
+        },
+      );
+    });
+
+    it("destroy may be followed by up, without a refresh", async () => {
+      await everywhere(
+        () => stack.up(args),
+        () => stack.destroy(),
+        async () => {
+          await stack.up(args);
+          expectWhole(2);
+          expect(await stack.up(args)).to.deep.equal([]);
           await stack.destroy();
           expectEmptySite();
         },

@@ -1,4 +1,4 @@
-import { computeNode, frontendNode, virtualCluster } from "../../provider/src";
+import { claim, computeNode, frontendNode, virtualCluster } from "../../provider/src";
 import {
   type CheckFailure,
   type LifeCycle,
@@ -25,19 +25,24 @@ export class CheckFailed extends Error {
 /** The end of an engine that was to die. */
 export class EngineDied extends Error {}
 
-export type LifeCycles = Readonly<Record<"cluster" | "frontend" | "compute", LifeCycle>>;
+export type LifeCycles = Readonly<Record<"claim" | "cluster" | "frontend" | "compute", LifeCycle>>;
 
 /** The life cycles without Pulumi's host in between. */
 export function directLifeCycles(config: Readonly<Record<string, string>>): LifeCycles {
   const request = { config: { get: (key: string) => config[key] } };
-  return { cluster: virtualCluster(request), frontend: frontendNode(request), compute: computeNode(request) };
+  return {
+    claim: claim(request),
+    cluster: virtualCluster(request),
+    frontend: frontendNode(request),
+    compute: computeNode(request),
+  };
 }
 
 /** A program with one cluster, and what Pulumi's engine does with it, as far as the life cycles see it. */
 export class Stack {
-  /** By resource: `cluster`, `frontend`, `compute-0` …. */
+  /** By resource: `claim`, `cluster`, `frontend`, `compute-0` …. */
   readonly state = new Map<string, State>();
-  /** What the engine has done: `create frontend` and the like. */
+  /** What the engine has done: `create frontend` and the like. Claims aside, which do nothing at the site. */
   readonly done: string[] = [];
   private writesLeft = Number.POSITIVE_INFINITY;
 
@@ -65,6 +70,14 @@ export class Stack {
 
   async up(args: Properties): Promise<string[]> {
     this.done.length = 0;
+    const { clusterName, site: at, ...rest } = this.clusterInputs(args);
+    const { organization, project, stack, name: logicalName } = rest;
+    const claimed = {
+      ...{ organization, project, stack, name: logicalName },
+      ...(clusterName !== undefined && { clusterName }),
+      ...(at !== undefined && { site: at }),
+    };
+    await this.step("claim", await this.check("claim", claimed));
     await this.step("cluster", await this.check("cluster", this.clusterInputs(args)));
     const { plan, site, siteId, publicKey, image, power } = this.cluster;
     const clusterId = this.state.get("cluster")?.id;
@@ -91,7 +104,7 @@ export class Stack {
         this.step(name, await this.check(name, nodeInputs(name, { ...compute, image }))),
       ),
     );
-    const planned = new Set(["cluster", "frontend", ...plan.computes.map(({ name }) => name)]);
+    const planned = new Set(["claim", "cluster", "frontend", ...plan.computes.map(({ name }) => name)]);
     await allDone([...this.state.keys()].filter((resource) => !planned.has(resource)).map((gone) => this.delete(gone)));
     return [...this.done];
   }
@@ -108,8 +121,8 @@ export class Stack {
   }
 
   async destroy(): Promise<void> {
-    const order = (resource: string) => ["frontend", "cluster"].indexOf(resource);
-    for (const turn of [-1, 0, 1]) {
+    const order = (resource: string) => ["frontend", "cluster", "claim"].indexOf(resource);
+    for (const turn of [-1, 0, 1, 2]) {
       await allDone(
         [...this.state.keys()].filter((resource) => order(resource) === turn).map((gone) => this.delete(gone)),
       );
@@ -160,7 +173,7 @@ export class Stack {
     const old = this.state.get(resource);
     try {
       if (!old) {
-        this.done.push(`create ${resource}`);
+        this.note("create", resource);
         const { id, outs } = await lifeCycle.create(inputs);
         this.write(resource, { id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });
         return;
@@ -175,7 +188,7 @@ export class Stack {
         return;
       }
       if (changes || !same(old.inputs, inputs)) {
-        this.done.push(`update ${resource}`);
+        this.note("update", resource);
         const { outs } = await lifeCycle.update(old.id, wire(old.outputs), inputs);
         this.write(resource, { id: old.id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });
       }
@@ -189,13 +202,20 @@ export class Stack {
 
   private async delete(resource: string): Promise<void> {
     const { id, outputs } = this.state.get(resource) as State;
-    this.done.push(`delete ${resource}`);
+    this.note("delete", resource);
     await this.lifeCycleOf(resource).delete(id, wire(outputs));
     this.write(resource, undefined);
   }
 
+  private note(operation: string, resource: string): void {
+    if (resource !== "claim") {
+      this.done.push(`${operation} ${resource}`);
+    }
+  }
+
   private lifeCycleOf(resource: string): LifeCycle {
-    return this.lifeCycles[resource === "cluster" || resource === "frontend" ? resource : "compute"];
+    const kind = (["claim", "cluster", "frontend"] as const).find((one) => one === resource);
+    return this.lifeCycles[kind ?? "compute"];
   }
 }
 

@@ -203,6 +203,8 @@ export interface ClusterRecord {
   readonly keys?: ClusterKeys;
   /** How many computes must be ready for the cluster to count as up. Absent: all. */
   readonly minReady?: number;
+  /** Whether its machines are to be off: then it takes no cpus and no memory. Absent: on. */
+  readonly power?: "off";
   /** Digests of bases that the cluster has left for others, and its machines perhaps not yet. Drivers keep this. */
   readonly formerBases?: readonly string[];
   /** Whether it was taken over after its state was lost: then what lies on its disks is data. */

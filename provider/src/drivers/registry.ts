@@ -24,6 +24,15 @@ export function addressOf(settings: SiteSettings): SiteSettings {
   return settings.driver === "libvirt" ? { driver: settings.driver, uri: settings.uri } : settings;
 }
 
+/** What of the settings can't change for a cluster: another place holds other things. The rest is how the place is used. */
+export function placeOf(settings: SiteSettings): unknown {
+  if (settings.driver !== "libvirt") {
+    return settings;
+  }
+  const { driver, uri, network, pool } = settings;
+  return { driver, uri, network, pool };
+}
+
 function make(settings: SiteSettings): Driver {
   switch (settings.driver) {
     case "libvirt":

@@ -18,7 +18,7 @@ const exported = z.object({
     .nullish(),
 });
 
-/** What makes up the id of a VirtualCluster that is being created. */
+/** What makes up the id of a cluster that is claimed, or being created. */
 const identity = z.object({
   clusterName: z.string(),
   owner: z.string(),
@@ -43,7 +43,7 @@ export function clusterIdsIn(stack: unknown): string[] {
 }
 
 function clusterIdIn({ type, id, inputs, outputs }: Resource): string {
-  if (type !== `${OURS}VirtualCluster`) {
+  if (type !== `${OURS}VirtualCluster` && type !== `${OURS}Claim`) {
     return z.string().parse(inputs.clusterId ?? outputs.clusterId);
   }
   if (id) {

@@ -36,7 +36,7 @@ export const COMPUTE_NODE_POLICIES: PolicyTable<ComputeNodeInputs> = { ...NODE_P
 export function computeNodeLifeCycle(): LifeCycle {
   return {
     check: async (olds, news) => checkNode(args, COMPUTE_NODE_POLICIES, olds, news),
-    diff: async (_id, olds, news) => diffNode(COMPUTE_NODE_POLICIES, olds, news),
+    diff: (_id, olds, news) => diffNode(COMPUTE_NODE_POLICIES, olds, news),
     create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, "new") }),
     read: (id, props) => readNode(id, props, false),
     update: async (_id, olds, news) => ({ outs: await ensure(news, pastOf(olds)) }),

@@ -17,9 +17,23 @@ export class Context {
     return this.request.config.get(`${NAMESPACE}:${name}`);
   }
 
+  /** `virtual-cluster:site`, JSON: where the stack's clusters run. */
+  siteConfiguration(): { readonly site?: unknown } {
+    const site = this.config("site");
+    return site === undefined ? {} : { site: parseJson(site) };
+  }
+
   /** Who owns what this stack makes: configuration `virtual-cluster:owner`, default `user@host`. */
   get owner(): string {
     return this.config("owner") ?? `${userInfo().username}@${hostname()}`;
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
   }
 }
 

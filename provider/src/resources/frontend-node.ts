@@ -70,7 +70,7 @@ export const FRONTEND_NODE_POLICIES: PolicyTable<FrontendNodeInputs> = {
 export function frontendNodeLifeCycle(): LifeCycle {
   return {
     check: async (olds, news) => checkNode(args, FRONTEND_NODE_POLICIES, olds, news),
-    diff: async (_id, olds, news) => diffNode(FRONTEND_NODE_POLICIES, olds, news),
+    diff: (_id, olds, news) => diffNode(FRONTEND_NODE_POLICIES, olds, news),
     create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, "new") }),
     read: (id, props) => readNode(id, props, true),
     update: async (_id, olds, news) => {

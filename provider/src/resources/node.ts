@@ -140,19 +140,26 @@ export function checkNode<Schema extends z.ZodType>(
   return { inputs: { ...inputs, __provider }, failures: olds.node ? refusals(policies, olds, inputs) : [] };
 }
 
-export function diffNode<Inputs>(policies: PolicyTable<Inputs>, olds: Properties, news: Properties): DiffResult {
-  const location = olds as unknown as NodeInputs;
-  const say = progressOf(clusterNameIn(location.clusterId), location.node);
-  const reshaped = reshapings(policies, olds, news);
-  if (reshaped.length > 0 && olds.state === "running" && news.power !== "off") {
+/** Looks at the site too, so that what has drifted is mended without a refresh before. */
+export async function diffNode<Inputs>(
+  policies: PolicyTable<Inputs>,
+  olds: Properties,
+  news: Properties,
+): Promise<DiffResult> {
+  const old = olds as unknown as NodeOutputs;
+  const say = progressOf(clusterNameIn(old.clusterId), old.node);
+  const observed = await observeNode(old);
+  const now = observed ?? { ...old, state: "missing", ready: false };
+  const reshaped = reshapings(policies, { ...now }, news);
+  if (reshaped.length > 0 && now.state === "running" && news.power !== "off") {
     const changes = reshaped.map(({ change }) => change).join(", ");
     const restart = reshaped.some((one) => one.restart);
     say(`${changes}: ${restart ? "needs a restart of the machine" : "changes while the machine runs"}`);
   }
-  for (const repair of repairs(olds as unknown as NodeOutputs)) {
+  for (const repair of repairs(now)) {
     say(repair);
   }
-  const result = diffByPolicy(policies, olds, news, olds.ready !== true);
+  const result = diffByPolicy(policies, olds, news, !now.ready);
   // A cluster that is about to be replaced has no id yet. Its nodes go with it.
   return isKnown(news.clusterId)
     ? result
@@ -344,10 +351,20 @@ export async function readNode(
   keepDisk: boolean,
 ): Promise<{ id: string; props: Properties }> {
   const outs = props as unknown as NodeOutputs;
-  const { nodes, record } = await snapshotOf(outs);
+  const observed = await observeNode(outs);
+  if (observed) {
+    return { id, props: { ...observed } };
+  }
+  const { record } = await snapshotOf(outs);
+  return keepDisk && record ? { id, props: { ...props, state: "missing", ready: false } } : { id: "", props: {} };
+}
+
+/** The node's outputs as the site has it now; undefined where it has no machine of ours. */
+async function observeNode({ drift: _, ...outs }: NodeOutputs): Promise<NodeOutputs | undefined> {
+  const { nodes } = await snapshotOf(outs);
   const machine = nodes.get(outs.node);
   if (!machine || !belongsTo(machine.mark, outs.clusterId)) {
-    return keepDisk && record ? { id, props: { ...props, state: "missing", ready: false } } : { id: "", props: {} };
+    return undefined;
   }
   const state = outs.state === STUCK && machine.state === "running" ? STUCK : machine.state;
   const drift = driftOf(outs, machine);
@@ -356,24 +373,20 @@ export async function readNode(
     machine.cpus === outs.cpus &&
     machine.memory === outs.memory &&
     drift.length === 0;
-  const { drift: _, ...rest } = props;
+  const { cpus, memory, live } = machine;
   return {
-    id,
-    props: {
-      ...rest,
-      state,
-      cpus: machine.cpus,
-      memory: machine.memory,
-      live: machine.live,
-      ...(drift.length > 0 && { drift }),
-      ready: outs.ready && asPlanned,
-    },
+    ...outs,
+    ...{ state, cpus, memory, live },
+    ...(drift.length > 0 && { drift }),
+    ready: outs.ready && asPlanned,
   };
 }
 
 function driftOf(outs: NodeOutputs, machine: ObservedNode): string[] {
   return [
-    ...(machine.autostart ? [] : ["it doesn't start with its host any more"]),
+    ...(machine.autostart === (outs.power !== "off")
+      ? []
+      : [machine.autostart ? "it would start with its host" : "it doesn't start with its host any more"]),
     ...(machine.nextStart
       ? [`from its next start on it would have cpus ${machine.nextStart.cpus} and memory ${machine.nextStart.memory}`]
       : []),

@@ -6,7 +6,6 @@ import type {
   Channel,
   ClusterKeys,
   ClusterRecord,
-  ClusterRef,
   Driver,
   ImageRecord,
   ObservedNode,
@@ -14,13 +13,12 @@ import type {
 } from "../drivers/driver";
 import { ForeignOwner, InvalidImage, NotFound, Unreachable } from "../drivers/errors";
 import { isOurs, refuseForeign } from "../drivers/ownership";
-import { connect, resolveSettings } from "../drivers/registry";
+import { connect, placeOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
-import { type SiteSettings, siteArgument } from "../drivers/settings";
+import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
 import { digestOf, examineDisk } from "../images/disk";
 import { findImage, type LocalImage } from "../images/repository";
-import { CLUSTER_NAME, clusterNameOf } from "../plan/names";
 import { type ClusterPlan, type ClusterWish, dealtOf, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
 import { proposals } from "../plan/proposals";
 import { shellWord } from "../shell-word";
@@ -36,8 +34,9 @@ import {
   same,
   withoutUndefined,
 } from "./host";
+import { identify, identityArgs, identityGiven, refOf } from "./identity";
 import { DISK_GROWS } from "./node";
-import { diffByPolicy, IN_PLACE, KEPT, kept, type PolicyTable, refusals, refused } from "./policy";
+import { diffByPolicy, IN_PLACE, KEPT, type PolicyTable, refusals, refused } from "./policy";
 import { findPublicKey, parsePublicKey } from "./public-key";
 
 // ── Types ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -52,15 +51,7 @@ const diskSize = z
 
 /** What a program says; `sdk/` documents each. */
 const args = z.strictObject({
-  organization: z.string().min(1),
-  project: z.string().min(1),
-  stack: z.string().min(1),
-  name: z.string().min(1),
-  clusterName: z
-    .string()
-    .regex(CLUSTER_NAME, "must begin with a letter and hold at most 63 lower-case letters, digits and dashes")
-    .refine((name) => !name.endsWith("-"), "must not end with a dash")
-    .optional(),
+  ...identityArgs,
   image: z.string().min(1, "must be a vc name"),
   repository: z.string().min(1).optional(),
   numCpus: z.int("must be a whole number").min(0, "must not be negative").default(0),
@@ -81,7 +72,6 @@ const args = z.strictObject({
   allowReplace: z.literal("computes", 'must be "computes" or left out').optional(),
   adopt: z.boolean().default(false),
   keepBaseImage: z.boolean().default(false),
-  site: siteArgument.optional(),
 });
 type Args = z.output<typeof args>;
 
@@ -163,7 +153,11 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       // Something of another resource's is still unknown: the plan is made when it is known.
       return { inputs: news, failures: [] };
     }
-    const parsed = args.safeParse({ ...withConfiguration(given, context), ...kept(IDENTITY_POLICIES, olds) });
+    const repositoryConfigured = context.config("repository");
+    const parsed = args.safeParse({
+      ...(repositoryConfigured !== undefined && { repository: repositoryConfigured }),
+      ...identityGiven(given, olds, context),
+    });
     if (!parsed.success) {
       return { inputs: news, failures: parsed.error.issues.map(issueOf) };
     }
@@ -178,12 +172,10 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       }
     };
 
-    const clusterName =
-      wish.clusterName ?? (olds.clusterName as string | undefined) ?? clusterNameOf({ ...wish, cluster: wish.name });
-    const mark = { owner: (olds.owner as string | undefined) ?? context.owner, ...identityOf(wish) };
+    const { clusterName, owner, site } = identify(wish, olds, context);
+    const { mark } = refOf({ ...wish, clusterName, owner });
     const old = Object.keys(olds).length > 1 ? (olds as unknown as VirtualClusterInputs) : undefined;
     const repository = wish.repository ?? home("images");
-    const site = resolveSettings(wish.site ?? { driver: "libvirt" });
     const [publicKey, , planned] = await Promise.all([
       collect("publicKey", () => publicKeyFor(wish.publicKey, olds.publicKey)),
       // An existing cluster has its disks at the site: it needs its repository no more.
@@ -208,7 +200,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const inputs = withoutUndefined<VirtualClusterInputs>({
       ...wish,
       clusterName,
-      owner: mark.owner,
+      owner,
       repository,
       publicKey,
       site,
@@ -218,15 +210,20 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     return { inputs: { ...inputs, __provider }, failures: old ? refusedChanges(old, inputs) : [] };
   }
 
+  /** Looks at the site too, so that what has drifted is mended without a refresh before. */
   async function diff(_id: string, olds: Properties, news: Properties): Promise<DiffResult> {
-    const { drift = [], clusterName } = olds as unknown as VirtualClusterOutputs;
+    const old = olds as unknown as VirtualClusterOutputs;
+    const driver = await openSite(old.site, old.siteId);
+    const found = await driver.find(old.clusterName);
+    const ours = found && isOurs(found.mark, refOf(old)) ? found : undefined;
+    const drift = ours ? await driver.inspect(ours) : ["its private network is gone"];
     for (const finding of drift) {
-      progressOf(clusterName)(`will be mended: ${finding}`);
+      progressOf(old.clusterName)(`will be mended: ${finding}`);
     }
-    if (isKnown(news.plan)) {
-      await announceVcOut(olds as unknown as VirtualClusterOutputs, news as unknown as VirtualClusterInputs);
+    if (ours && isKnown(news.plan)) {
+      await announceVcOut(driver, ours, old, news as unknown as VirtualClusterInputs);
     }
-    return diffByPolicy(VIRTUAL_CLUSTER_POLICIES, olds, news, olds.ready !== true);
+    return diffByPolicy(VIRTUAL_CLUSTER_POLICIES, olds, news, olds.ready !== true || drift.length > 0);
   }
 
   async function create(properties: Properties) {
@@ -314,41 +311,22 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
 
 // ── Helpers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const IDENTITY_POLICIES = { organization: KEPT, project: KEPT, stack: KEPT, name: KEPT } as const;
-
-/** Explicit settings first, then the stack's configuration (`virtual-cluster:site`, `virtual-cluster:repository`). */
-function withConfiguration(given: Properties, context: Context): Properties {
-  const site = context.config("site");
-  const repository = context.config("repository");
-  return {
-    ...(site !== undefined && { site: parseJson(site) }),
-    ...(repository !== undefined && { repository }),
-    ...given,
-  };
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text;
-  }
-}
-
-function identityOf(wish: Pick<Args, "organization" | "project" | "stack" | "name">) {
-  return { organization: wish.organization, project: wish.project, stack: wish.stack, cluster: wish.name };
-}
-
-/** Changes that the policies refuse. Of disks the plan tells: what has grown stays when it is asked for no more. */
+/**
+ * Changes that the policies refuse. Of disks and addresses the plan tells, not what was asked for: what has been dealt
+ * stays when it is asked for no more. Of a site only what leads to another place.
+ */
 function refusedChanges(old: VirtualClusterInputs, inputs: VirtualClusterInputs): CheckFailure[] {
-  const allowed = new Set(["diskSize", ...(inputs.allowReplace === "computes" ? ["image"] : [])]);
-  const disk = (property: string, sizeIn: (plan: ClusterPlan) => number | undefined) =>
-    refusals({ [property]: DISK_GROWS }, { [property]: sizeIn(old.plan) }, { [property]: sizeIn(inputs.plan) });
-  return [
-    ...refusals(VIRTUAL_CLUSTER_POLICIES, { ...old }, { ...inputs }).filter(({ property }) => !allowed.has(property)),
-    ...disk("diskSize", ({ computes }) => computes[0]?.diskSize),
-    ...disk("frontend.diskSize", ({ frontend }) => frontend.diskSize),
-  ];
+  const told = ({ plan, site, ...rest }: VirtualClusterInputs) => ({
+    ...rest,
+    site: placeOf(site),
+    publicIp: plan.frontend.publicIp,
+    diskSize: plan.computes[0]?.diskSize,
+    "frontend.diskSize": plan.frontend.diskSize,
+  });
+  const policies = { ...VIRTUAL_CLUSTER_POLICIES, "frontend.diskSize": DISK_GROWS, plan: IN_PLACE };
+  return refusals(policies, told(old), told(inputs)).filter(
+    ({ property }) => !(property === "image" && inputs.allowReplace === "computes"),
+  );
 }
 
 /** @throws InvalidImage for a disk that its image doesn't fit on */
@@ -369,8 +347,13 @@ async function refuseSmallDisks(wish: Args, image: LocalImage): Promise<void> {
   }
 }
 
-/** Says by which way a running frontend gets to know of a change. That the site doesn't answer now is told elsewhere. */
-async function announceVcOut(old: VirtualClusterOutputs, inputs: VirtualClusterInputs): Promise<void> {
+/** Says by which way a running frontend gets to know of a change. */
+async function announceVcOut(
+  driver: Driver,
+  cluster: ClusterRecord,
+  old: VirtualClusterOutputs,
+  inputs: VirtualClusterInputs,
+): Promise<void> {
   const listed = ({ plan: { computes }, publicKey }: VirtualClusterInputs) => [
     publicKey,
     ...computes.map(({ name, cpus, privateIp }) => ({ name, cpus, privateIp })),
@@ -378,9 +361,8 @@ async function announceVcOut(old: VirtualClusterOutputs, inputs: VirtualClusterI
   if (inputs.power === "off" || same(listed(old), listed(inputs))) {
     return;
   }
-  const driver = connect(inputs.site);
-  const cluster = await driver.find(inputs.clusterName);
-  const channel = cluster && (await driver.channel({ cluster, node: "frontend" }).catch(() => undefined));
+  // A frontend that is gone is told of elsewhere.
+  const channel = await driver.channel({ cluster, node: "frontend" }).catch(() => undefined);
   if (channel) {
     progressOf(inputs.clusterName, "frontend")(`its new vc-out.xml ${BY_CHANNEL[channel]}`);
   }
@@ -516,21 +498,17 @@ async function recordImage(image: LocalImage): Promise<ImageRecord> {
   };
 }
 
-/** The cluster by which others tell it from theirs. */
-function refOf(inputs: VirtualClusterInputs): ClusterRef {
-  return { name: inputs.clusterName, mark: { owner: inputs.owner, ...identityOf(inputs) } };
-}
-
 function recordOf(inputs: VirtualClusterInputs, createdAt: string, image: ImageRecord): ClusterRecord {
   return {
     name: inputs.clusterName,
-    mark: { version: 1, owner: inputs.owner, ...identityOf(inputs), createdAt },
+    mark: { version: 1, ...refOf(inputs).mark, createdAt },
     site: inputs.site,
     plan: inputs.plan,
     image,
     publicKeys: [inputs.publicKey],
     ...(inputs.minReady !== undefined && { minReady: inputs.minReady }),
     ...(inputs.adopt && { adopted: true }),
+    ...(inputs.power === "off" && { power: "off" }),
   };
 }
 

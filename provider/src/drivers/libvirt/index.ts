@@ -121,11 +121,10 @@ export class LibvirtDriver implements Driver {
       this.nodes.read(record.name),
       this.volumes.refuseMissingPool(),
     ]);
-    refuseOversize(
-      record.plan,
-      site,
-      [...machines.values()].filter(({ state }) => state === "running"),
-    );
+    if (record.power !== "off") {
+      const running = [...machines.values()].filter(({ state }) => state === "running");
+      refuseOversize(record.plan, site, running);
+    }
     const keys = await this.clusters.allocate(record);
     if (machines.size > 0) {
       await this.nodes.replug(record);

@@ -77,13 +77,19 @@ export class Nodes {
 
   async boot(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {
     const found = await this.find(ref);
-    if (!found || isDiskLost(found)) {
-      await this.create(ref, request, found);
+    if (found && isDiskLost(found)) {
+      await this.remove(ref, { graceSeconds: 0 });
+    } else if (found && isMisplugged(found, request)) {
+      await this.stop(found, request.stop);
+      await this.undefine(found);
+    }
+    if (!found || isDiskLost(found) || isMisplugged(found, request)) {
+      await this.create(ref, { ...request, keepDisk: request.keepDisk || found !== undefined });
       return "created";
     }
     const machine = await this.finishReplacement(ref, found);
-    if (!machine.autostart) {
-      await this.virsh.run(["autostart", machine.domain.name]);
+    if (machine.autostart !== (request.power === "on")) {
+      await this.virsh.run(["autostart", machine.domain.name, ...(machine.autostart ? ["--disable"] : [])]);
     }
     if (request.power === "off") {
       await this.stop(machine, request.stop);
@@ -191,7 +197,7 @@ export class Nodes {
     const [machine, record] = await Promise.all([this.find(ref), this.clusters.find(ref.cluster.name)]);
     if (machine) {
       await this.stop(machine, limits);
-      await ifThere(this.virsh.run(["undefine", name, "--managed-save", "--snapshots-metadata", "--nvram"]));
+      await this.undefine(machine);
     } else if (record) {
       // A disk without a machine says by its name alone whose it is.
       refuseForeign(`cluster ${record.name}`, record.mark, ref.cluster);
@@ -200,6 +206,10 @@ export class Nodes {
     if (isOurs(record?.mark, ref.cluster)) {
       await this.clusters.removeUnusedBases(record?.formerBases ?? []);
     }
+  }
+
+  private async undefine({ domain }: Machine): Promise<void> {
+    await ifThere(this.virsh.run(["undefine", domain.name, "--managed-save", "--snapshots-metadata", "--nvram"]));
   }
 
   /**
@@ -284,13 +294,9 @@ export class Nodes {
     });
   }
 
-  /** @param found a machine whose disk is lost, or was never whole */
-  private async create(ref: NodeRef<ClusterRecord>, request: BootRequest, found: Machine | undefined): Promise<void> {
+  private async create(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
     const name = domainName(ref);
     const image = ref.cluster.image[request.role];
-    if (found) {
-      await this.remove(ref, { graceSeconds: 0 });
-    }
     await using reverter = new Reverter();
 
     const [disk, base, console, volumes, host] = await Promise.all([
@@ -323,8 +329,12 @@ export class Nodes {
     await this.startLimit(() =>
       this.virsh.sequence([
         ...(keepDisk ? [] : [setMetadata(name, mark, ["--config"])]),
-        ["autostart", name],
-        ...(request.power === "on" ? [["start", name]] : []),
+        ...(request.power === "on"
+          ? [
+              ["autostart", name],
+              ["start", name],
+            ]
+          : []),
       ]),
     );
     reverter.succeed();
@@ -619,6 +629,12 @@ function fits(live: ObservedNode["live"], { cpus, memory }: Shape): boolean {
 /** Whether its disk was never whole, or is gone while it is off. */
 function isDiskLost({ domain, diskSize, state }: Machine): boolean {
   return domain.mark?.disk === "filling" || (diskSize === undefined && state === "off");
+}
+
+/** Whether somebody has given it other NICs than were planned: its guest wouldn't know them. */
+function isMisplugged({ macs }: Machine, { plan }: BootRequest): boolean {
+  const planned = "publicMac" in plan ? [plan.privateMac, plan.publicMac] : [plan.privateMac];
+  return planned.some((mac, index) => macs[index] !== mac);
 }
 
 type MarkContent = Pick<NodeMark, "vcOutDigest" | "vcOutWaits" | "disk">;

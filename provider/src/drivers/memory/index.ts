@@ -157,8 +157,10 @@ export class MemoryDriver implements Driver {
   }
 
   async allocate(record: ClusterRecord): Promise<ClusterKeys> {
-    const own = [...(await this.read(record.name)).values()].filter(({ state }) => state === "running");
-    refuseOversize(record.plan, await this.describe(), own);
+    if (record.power !== "off") {
+      const own = [...(await this.read(record.name)).values()].filter(({ state }) => state === "running");
+      refuseOversize(record.plan, await this.describe(), own);
+    }
 
     // The network comes first: what follows belongs to the cluster that it records.
     await this.step("define network");
@@ -246,7 +248,7 @@ export class MemoryDriver implements Driver {
       return "created";
     }
     await this.step("sync machine");
-    machine.autostart = true;
+    machine.autostart = request.power === "on";
     if (request.power === "off") {
       const stopped = machine.state !== "off";
       machine.state = "off";
@@ -370,7 +372,7 @@ export class MemoryDriver implements Driver {
       shape: { cpus, memory },
       state: "off",
       macs: "publicMac" in request.plan ? [privateMac, String(request.plan.publicMac)] : [privateMac],
-      autostart: true,
+      autostart: request.power === "on",
       vcOut: request.vcOut,
       takesVcOut: true,
       vcOutWaits: false,
