@@ -148,8 +148,8 @@ describe("a cluster on a real libvirt", function () {
     const [machinesBefore, disksBefore] = [await identity(), await disks()];
     await world.pullThePlug();
     await world.quickstart("--start-site");
-    expect((await world.pulumi(["refresh", "--yes"])).stdout).to.match(/6 unchanged/);
-    expect((await up()).stdout).to.match(/6 unchanged/);
+    expect((await world.pulumi(["refresh", "--yes"])).stdout).to.match(/7 unchanged/);
+    expect((await up()).stdout).to.match(/7 unchanged/);
     expect(sorted(await identity())).to.deep.equal(sorted(machinesBefore));
     expect(await disks()).to.deep.equal(disksBefore);
     expect(await outputs()).to.deep.equal(outputsBefore);

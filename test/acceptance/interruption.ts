@@ -102,8 +102,8 @@ export async function upConverges(
   const preview = (await world.pulumi(["preview", "--diff"])).stdout;
   expect(preview, preview).to.match(
     resized
-      ? new RegExp(`Resources:\\s+~ 1 to update\\s+${numCpus + 3} unchanged`)
-      : new RegExp(`${numCpus + 4} unchanged`),
+      ? new RegExp(`Resources:\\s+~ 1 to update\\s+${numCpus + 4} unchanged`)
+      : new RegExp(`${numCpus + 5} unchanged`),
   );
   const nodes = ["frontend", ...Array.from({ length: numCpus }, (_, index) => `compute-${index}`)];
   const machines = (await world.virsh("list", "--name")).split("\n").filter(Boolean);

@@ -118,6 +118,6 @@ describe("a cluster of booted guests", function () {
     );
     const { all } = await world.pulumi(["preview", "--refresh"]);
     expect(operationsOf(all ?? "")).to.deep.equal([]);
-    expect(all).to.match(/5 unchanged/);
+    expect(all).to.match(/6 unchanged/);
   });
 });

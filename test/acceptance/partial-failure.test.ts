@@ -63,7 +63,7 @@ describe("a compute that never gets ready", function () {
     );
     expect(preview.all)
       .to.match(/1 to update/)
-      .and.match(/7 unchanged/);
+      .and.match(/8 unchanged/);
 
     const repaired = await up();
     expect(repaired.all)
@@ -71,11 +71,11 @@ describe("a compute that never gets ready", function () {
       .and.match(/compute-2: ready/);
     expect(repaired.all)
       .to.match(/1 updated/)
-      .and.match(/7 unchanged/);
+      .and.match(/8 unchanged/);
     const { "compute-2": remade, ...others } = await uuids();
     expect(remade).not.to.equal(before["compute-2"]);
     expect({ ...others, "compute-2": before["compute-2"] }).to.deep.equal(before);
-    expect((await world.pulumi(["preview"])).stdout).to.match(/8 unchanged/);
+    expect((await world.pulumi(["preview"])).stdout).to.match(/9 unchanged/);
 
     await world.pulumi(["destroy", "--yes", "--skip-preview"]);
     expect(await world.leftovers()).to.deep.equal([]);

@@ -97,7 +97,7 @@ describe("interrupted work", function () {
     expect((await again()).stdout).to.match(/1 pending operation/);
     await world.pulumi(["refresh", "--clear-pending-creates", "--yes"]);
     expect((await again()).stdout)
-      .to.match(/5 unchanged/)
+      .to.match(/6 unchanged/)
       .and.not.to.match(/pending operation/);
     await destroyConverges(world);
   });
