@@ -96,6 +96,7 @@ describe("a cluster of booted guests", function () {
   });
 
   it("shows what somebody has changed at the site, and has it mended while its machines run", async () => {
+    await world.virsh("suspend", `${life.cluster}-compute-0`);
     await world.virsh("net-destroy", life.cluster);
     await world.virsh("autostart", "--disable", `${life.cluster}-frontend`);
     await world.virsh("setmem", `${life.cluster}-compute-0`, "200MiB", "--config");
@@ -105,6 +106,7 @@ describe("a cluster of booted guests", function () {
     expect(refreshed.all)
       .to.match(/"its private network is stopped"/)
       .and.to.match(/"it doesn't start with its host any more"/)
+      .and.to.match(/state +: "running" => "paused"/)
       .and.to.match(/"from its next start on it would have cpus 1 and memory 200"/);
     const mended = await life.up();
     expect(mended.announced).to.deep.equal(["update demo", "update demo-compute-0", "update demo-frontend"]);

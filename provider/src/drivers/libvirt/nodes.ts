@@ -81,7 +81,7 @@ export class Nodes {
       await this.create(ref, request, found);
       return "created";
     }
-    const machine = await this.finishReplacement(ref, found);
+    let machine = await this.finishReplacement(ref, found);
     if (!machine.autostart) {
       await this.virsh.run(["autostart", machine.domain.name]);
     }
@@ -90,11 +90,16 @@ export class Nodes {
       await this.resizeOff({ ...machine, state: "off" }, request.plan, request.stop);
       return machine.state === "off" ? "kept" : "stopped";
     }
+    const isPaused = machine.state === "paused";
+    if (isPaused) {
+      await this.virsh.run(["resume", machine.domain.name]);
+      machine = await this.existing(ref);
+    }
     if (machine.state === "running" && (await this.resizeLive(machine, request.plan))) {
       if (machine.vcOutDigest !== sha256(request.vcOut)) {
         await this.reconfigure(ref, request.vcOut);
       }
-      return "kept";
+      return isPaused ? "started" : "kept";
     }
     await this.resizeOff(machine, request.plan, request.stop);
     await this.start(ref, await this.existing(ref), request.vcOut);
@@ -216,7 +221,7 @@ export class Nodes {
     await this.volumes.remove(...left);
   }
 
-  /** Running nodes whose private NIC isn't plugged in: somebody has stopped their network, and perhaps started it again. */
+  /** Nodes that aren't off and whose private NIC isn't plugged in: somebody has stopped their network, and perhaps started it again. */
   async unplugged(record: ClusterRecord): Promise<string[]> {
     return (await this.unpluggedMachines(record)).map(([node]) => node);
   }
@@ -244,14 +249,15 @@ export class Nodes {
   }
 
   private async unpluggedMachines(record: ClusterRecord): Promise<Array<[string, Machine]>> {
-    const running = [...(await this.read(record.name))].filter(
-      ([, { state, mark }]) => state === "running" && isOurs(mark, record),
+    // One that is paused has its NICs as well.
+    const active = [...(await this.read(record.name))].filter(
+      ([, { state, mark }]) => (state === "running" || state === "paused") && isOurs(mark, record),
     );
-    if (running.length === 0) {
+    if (active.length === 0) {
       return [];
     }
     const [ports = ""] = await this.virsh.batch([["net-port-list", record.name]], { tolerant: true });
-    return running.filter(([, { domain }]) => !ports.includes(domain.nics[0]?.port || "none"));
+    return active.filter(([, { domain }]) => !ports.includes(domain.nics[0]?.port || "none"));
   }
 
   /** Every machine at the site that carries a mark. */
@@ -365,9 +371,7 @@ export class Nodes {
 
   private async start(ref: NodeRef<ClusterRecord>, machine: Machine, vcOut: string): Promise<void> {
     const { name } = machine.domain;
-    if (machine.state === "paused") {
-      await this.virsh.run(["resume", name]);
-    } else if (machine.state !== "running") {
+    if (machine.state !== "running") {
       if (machine.vcOutWaits && machine.vcOutDigest !== sha256(vcOut)) {
         await this.replaceOnDisk(ref, machine, vcOut);
       }
