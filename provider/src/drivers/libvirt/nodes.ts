@@ -23,7 +23,7 @@ import type {
 import { NotFound, NotReady } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import { Reverter } from "../reverter";
-import { baseVolume, type Clusters, TOGETHER_MS } from "./clusters";
+import { baseVolume, type Clusters, type PrivateKeys, TOGETHER_MS } from "./clusters";
 import type { Guests } from "./guest";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
@@ -54,6 +54,13 @@ const BALLOON_TRIES = 20;
 /** By how much a balloon may miss its mark, MiB. */
 const BALLOON_TOLERANCE_MIB = 2;
 const MOST_CONSOLE = 4 * 1024 * 1024;
+/** Where the cluster's own keys lie in a guest. */
+const KEY_FILES = {
+  rootKey: "/etc/vc/id_ed25519",
+  rootPublic: "/etc/vc/id_ed25519.pub",
+  hostKey: "/etc/vc/ssh_host_ed25519_key",
+  hostPublic: "/etc/vc/ssh_host_ed25519_key.pub",
+} as const;
 
 /** The machines of clusters: each one domain, its overlay volume and its console's log. */
 export class Nodes {
@@ -269,6 +276,22 @@ export class Nodes {
     return new Set((await this.allDomains()).map(({ base }) => base));
   }
 
+  /** A cluster's own keys, from the first of its running machines that can be asked. */
+  async keysInUse(cluster: string): Promise<PrivateKeys | undefined> {
+    for (const { state, domain } of (await this.read(cluster)).values()) {
+      const files =
+        state === "running" ? await this.guests.readFiles(domain.name, Object.values(KEY_FILES)) : undefined;
+      if (files) {
+        const [rootKey = "", rootPublic = "", hostKey = "", hostPublic = ""] = files;
+        return {
+          rootKey: { private: rootKey, public: rootPublic.trim() },
+          hostKey: { private: hostKey, public: hostPublic.trim() },
+        };
+      }
+    }
+    return undefined;
+  }
+
   private async allDomains(): Promise<ObservedDomain[]> {
     const names = lines(await this.virsh.run(["list", "--all", "--name"]));
     const documents = await this.virsh.batch(names.map((name) => ["dumpxml", "--inactive", name]));
@@ -351,10 +374,10 @@ export class Nodes {
       const base = await this.clusters.localBase(image, folder, () => undefined);
       const files = [
         vcOutFile(request.vcOut),
-        { path: "/etc/vc/id_ed25519", content: keys.rootKey.private, mode: 0o600 },
-        { path: "/etc/vc/id_ed25519.pub", content: `${keys.rootKey.public}\n`, mode: 0o644 },
-        { path: "/etc/vc/ssh_host_ed25519_key", content: keys.hostKey.private, mode: 0o600 },
-        { path: "/etc/vc/ssh_host_ed25519_key.pub", content: `${keys.hostKey.public}\n`, mode: 0o644 },
+        { path: KEY_FILES.rootKey, content: keys.rootKey.private, mode: 0o600 },
+        { path: KEY_FILES.rootPublic, content: `${keys.rootKey.public}\n`, mode: 0o644 },
+        { path: KEY_FILES.hostKey, content: keys.hostKey.private, mode: 0o600 },
+        { path: KEY_FILES.hostPublic, content: `${keys.hostKey.public}\n`, mode: 0o644 },
       ];
       const size = Math.max(image.size, (request.plan.diskSize ?? 0) * MIB);
       const overlay = { base, baseAtSite, size, rootOffset: image.rootOffset, files };
