@@ -97,6 +97,17 @@ describe("a cluster on a real libvirt", function () {
     expect(await world.leftovers()).to.deep.equal([]);
   });
 
+  it("has the machine that a user replaces go before its successor comes", async () => {
+    await world.configure("replaced", { demo: small(1) });
+    await up();
+    const uuid = () => world.virsh("domuuid", "acceptance-replaced-demo-compute-0");
+    const bad = await uuid();
+    const urn = (await world.state()).find((one) => one.urn.endsWith("::demo-compute-0"))?.urn ?? "";
+    await world.pulumi(["up", "--yes", "--skip-preview", "--replace", urn]);
+    expect(await uuid()).not.to.equal(bad);
+    await destroy();
+  });
+
   it("goes on after the engine was killed in the middle of up, and destroys from there", async () => {
     await goOnAfterKill(world, small(2), /frontend: started/);
   });
