@@ -103,6 +103,17 @@ describe("a cluster on a real libvirt", function () {
     expect(await world.leftovers()).to.deep.equal([]);
   });
 
+  it("has the machine that a user replaces go before its successor comes", async () => {
+    await world.configure("replaced", { demo: small(1) });
+    await up();
+    const uuid = () => world.virsh("domuuid", "acceptance-replaced-demo-compute-0");
+    const bad = await uuid();
+    const urn = (await world.state()).find((one) => one.urn.endsWith("::demo-compute-0"))?.urn ?? "";
+    await world.pulumi(["up", "--yes", "--skip-preview", "--replace", urn]);
+    expect(await uuid()).not.to.equal(bad);
+    await destroy();
+  });
+
   describe("interrupted", () => {
     const resize = (numCpus: number) => world.configure("cut-off", { demo: small(numCpus) });
     const struck = (command: Interruption["command"], at: RegExp, by: Interruption["by"]) =>
@@ -118,7 +129,7 @@ describe("a cluster on a real libvirt", function () {
     it("growth, by Ctrl-C: what was running finishes, the next up makes the rest", async () => {
       await resize(3);
       await struck("up", /virsh .* define /, "Ctrl-C");
-      await upConverges(world, 3, { resized: true });
+      await upConverges(world, 3);
     });
 
     it("reduction, by kill -9 of libvirtd: it comes back with its machines, the next up removes the rest", async () => {

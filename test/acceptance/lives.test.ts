@@ -96,7 +96,9 @@ describe("a cluster of booted guests", function () {
   });
 
   it("shows what somebody has changed at the site, and has it mended while its machines run", async () => {
+    await world.virsh("suspend", `${life.cluster}-compute-0`);
     await world.virsh("net-destroy", life.cluster);
+    await world.virsh("vol-delete", "--pool", "virtual-cluster", `${life.cluster}-keys`);
     await world.virsh("autostart", "--disable", `${life.cluster}-frontend`);
     await world.virsh("setmem", `${life.cluster}-compute-0`, "200MiB", "--config");
     await world.virsh("setmaxmem", `${life.cluster}-compute-0`, "300MiB", "--config");
@@ -104,7 +106,9 @@ describe("a cluster of booted guests", function () {
     const refreshed = await world.pulumi(["refresh", "--yes", "--diff"]);
     expect(refreshed.all)
       .to.match(/"its private network is stopped"/)
+      .and.to.match(/"its keys are gone"/)
       .and.to.match(/"it doesn't start with its host any more"/)
+      .and.to.match(/state +: "running" => "paused"/)
       .and.to.match(/"from its next start on it would have cpus 1 and memory 200"/);
     const mended = await life.up();
     expect(mended.announced).to.deep.equal(["update demo", "update demo-compute-0", "update demo-frontend"]);
@@ -116,6 +120,10 @@ describe("a cluster of booted guests", function () {
     expect(await world.virsh("dumpxml", "--inactive", `${life.cluster}-compute-0`)).to.match(
       /<memory unit='KiB'>262144</,
     );
+    // The keys are the same: who logs in now finds the host key that the stack tells.
+    const newcomer = await life.shell();
+    expect(await newcomer.run("ssh -n compute-0 hostname")).to.match(/^compute-0/);
+    await newcomer.close();
     const { all } = await world.pulumi(["preview", "--refresh"]);
     expect(operationsOf(all ?? "")).to.deep.equal([]);
     expect(all).to.match(/6 unchanged/);

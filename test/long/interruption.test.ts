@@ -8,7 +8,7 @@ interface Operation {
   readonly from?: number;
   readonly to?: number;
   /** Steps that it can be interrupted in, and what comes next. */
-  readonly steps: ReadonlyArray<readonly [at: RegExp, next: "up" | "up --refresh" | "destroy"]>;
+  readonly steps: ReadonlyArray<readonly [at: RegExp, next: "up" | "destroy"]>;
 }
 
 const OPERATIONS: readonly Operation[] = [
@@ -16,9 +16,8 @@ const OPERATIONS: readonly Operation[] = [
     name: "up",
     to: 2,
     steps: [
-      // Before the state knows the cluster, `destroy` can't know of it either.
-      [/virsh .* net-define /, "up"],
-      [/base image stored/, "up"],
+      [/virsh .* net-define /, "destroy"],
+      [/base image stored/, "destroy"],
       [/qemu-storage-daemon /, "up"],
       [/virsh .* vol-upload .*-frontend\.qcow2/, "destroy"],
       [/virsh .* start .*-compute-\d/, "destroy"],
@@ -46,10 +45,9 @@ const OPERATIONS: readonly Operation[] = [
     name: "destroy",
     from: 2,
     steps: [
-      // The state doesn't know how far a removal got: whoever wants the cluster back looks first.
-      [/virsh .* destroy .*-compute-\d/, "up --refresh"],
+      [/virsh .* destroy .*-compute-\d/, "up"],
       [/virsh .* undefine .*-frontend/, "destroy"],
-      [/virsh .* net-destroy /, "destroy"],
+      [/virsh .* net-destroy /, "up"],
     ],
   },
 ];
@@ -115,8 +113,7 @@ describe("interrupted work", function () {
           }
           await interrupt(world, { command: to === undefined ? "destroy" : "up", at, by });
           if (next !== "destroy") {
-            const resized = from !== undefined && to !== undefined;
-            await upConverges(world, to ?? from ?? 0, { resized, refresh: next === "up --refresh" });
+            await upConverges(world, to ?? from ?? 0);
           }
           await destroyConverges(world);
         });

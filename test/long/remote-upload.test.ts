@@ -52,7 +52,12 @@ describe("base images over a slow line", function () {
   /** As a process of its own would. */
   function uploader(): { readonly lines: string[]; fixImages(image: DiskImage): Promise<void>; clusters: Clusters } {
     const virsh = new Virsh(site.uri);
-    const clusters = new Clusters(virsh, new Volumes(virsh, POOL), async () => new Set());
+    const clusters = new Clusters(
+      virsh,
+      new Volumes(virsh, POOL),
+      async () => new Set(),
+      async () => undefined,
+    );
     const lines: string[] = [];
     const fixImages = (image: DiskImage) =>
       clusters.fixImages({ image: { vcName: "any", frontend: image, compute: image } } as ClusterRecord, (line) =>

@@ -474,7 +474,7 @@ describe("the life of a cluster", () => {
 
     it("leaves a frontend without a channel its new vc-out.xml for its next boot, and says so", async () => {
       await stack.up(args);
-      machine("frontend").takesVcOut = false;
+      Object.assign(machine("frontend"), { takesVcOut: false, healthy: false });
       const old = machine("frontend").vcOut;
       const said = await sayings(() => stack.up({ ...args, numCpus: 3 }));
       expect(said).to.match(/frontend: its new vc-out.xml waits for its next start/);
@@ -483,6 +483,7 @@ describe("the life of a cluster", () => {
       expect(await stack.up({ ...args, numCpus: 3 })).to.deep.equal([]);
 
       await stack.up({ ...args, numCpus: 3, power: "off" });
+      machine("frontend").healthy = true;
       await stack.up({ ...args, numCpus: 3 });
       expect(machine("frontend").vcOut).to.include('name="compute-2"');
       expect(stack.outputs("frontend")).to.not.have.property("vcOut");

@@ -81,7 +81,8 @@ export interface Driver {
    * Makes sure that the node's machine exists in its planned shape with this vc-out.xml, and runs or is off as asked.
    * A machine that runs in another shape is resized. A whole disk without a machine is used again when `keepDisk` says
    * that the node had been created before, else it is a leftover of an interrupted create and made anew; a disk that
-   * isn't whole is always made anew. A machine that has to be started first has its old vc-out.xml still, unless
+   * isn't whole is always made anew. A running machine is handed its vc-out.xml as by `reconfigure`; one that has to be
+   * started first has its old one still, unless
    * `reconfigure` has left the new one for its next boot: what the node was given last is `vcOutDigest` of `read`.
    * @returns what it had to do: make the machine, start or stop the one that was there, or none of these
    * @throws NoCapacity, ForeignOwner

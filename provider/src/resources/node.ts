@@ -57,8 +57,6 @@ export interface NodeOutputs extends NodeInputs {
   readonly ready: boolean;
   /** What the site says of the machine; {@link STUCK} when it didn't get ready. */
   readonly state: string;
-  /** Within what its shape changes without a restart. */
-  readonly live?: ObservedNode["live"];
   /** What else isn't as it should be, one sentence each; absent when nothing is. */
   readonly drift?: readonly string[];
   /** `nextBoot` while its guest, which offers no channel, follows an older vc-out.xml. */
@@ -353,14 +351,18 @@ export async function readNode(
   const outs = props as unknown as NodeOutputs;
   const observed = await observeNode(outs);
   if (observed) {
-    return { id, props: { ...observed } };
+    const { live: _, ...outs } = observed;
+    return { id, props: { ...outs } };
   }
   const { record } = await snapshotOf(outs);
   return keepDisk && record ? { id, props: { ...props, state: "missing", ready: false } } : { id: "", props: {} };
 }
 
 /** The node's outputs as the site has it now; undefined where it has no machine of ours. */
-async function observeNode({ drift: _, ...outs }: NodeOutputs): Promise<NodeOutputs | undefined> {
+async function observeNode({
+  drift: _,
+  ...outs
+}: NodeOutputs): Promise<(NodeOutputs & Pick<ObservedNode, "live">) | undefined> {
   const { nodes } = await snapshotOf(outs);
   const machine = nodes.get(outs.node);
   if (!machine || !belongsTo(machine.mark, outs.clusterId)) {
@@ -460,7 +462,6 @@ function outputsOf(inputs: NodeInputs, machine: ObservedNode | undefined, vcOut:
     stateVersion: 1,
     ready: follows || waits,
     state: machine?.state ?? "unknown",
-    ...(machine && { live: machine.live }),
     ...(waits && { vcOut: "nextBoot" }),
   };
 }

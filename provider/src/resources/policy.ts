@@ -8,7 +8,7 @@ import { type DiffResult, isKnown, type Properties, same } from "./host";
 export type Policy =
   /** Taken over while everything keeps running. */
   | { readonly change: "inPlace" }
-  /** Taken over while the machine runs where it can (see `live` of its outputs), else with a restart. */
+  /** Taken over while the machine runs where it can (see `live` of an observed node), else with a restart. */
   | { readonly change: "liveOrRestart" }
   /** Taken over while everything keeps running when it is more than before; less is refused in `check`. */
   | { readonly change: "grow"; readonly reason: string; readonly hint: string }

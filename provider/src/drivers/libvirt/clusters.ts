@@ -52,6 +52,8 @@ export class Clusters {
     private readonly volumes: Volumes,
     /** Names of the base volumes that machines at the site use. */
     private readonly basesInUse: () => Promise<ReadonlySet<string>>,
+    /** The keys as a running machine of the cluster's has them. */
+    private readonly keysInUse: (cluster: string) => Promise<PrivateKeys | undefined>,
   ) {
     this.definitions = new Batcher(async (names) => {
       const documents = await virsh.batch(names.map((name) => ["net-dumpxml", "--inactive", name]));
@@ -100,7 +102,7 @@ export class Clusters {
       }
     };
     const makeKeys = async () => {
-      const { keys, made } = await this.ensureKeys(record.name);
+      const { keys, made } = await this.ensureKeys(record.name, present?.keys);
       if (made) {
         reverter.add(() => this.volumes.remove(keysVolume(record.name)));
       }
@@ -328,10 +330,13 @@ export class Clusters {
     await ifThere(this.virsh.run(["net-undefine", name]));
   }
 
-  private async ensureKeys(name: string): Promise<{ keys: PrivateKeys; made: boolean }> {
+  /** @param known of keys that the cluster's machines may have: a lost volume is filled again from one of them */
+  private async ensureKeys(name: string, known?: ClusterKeys): Promise<{ keys: PrivateKeys; made: boolean }> {
     const volume = keysVolume(name);
     const present = parseKeys(await this.volumes.read(volume));
-    const keys = present ?? (await makeKeys(name));
+    const inUse = !present && known ? await this.keysInUse(name) : undefined;
+    const isKnown = inUse?.hostKey.public === known?.hostKey && inUse?.rootKey.public === known?.rootKey;
+    const keys = present ?? (isKnown ? inUse : undefined) ?? (await makeKeys(name));
     if (!present) {
       // A volume that is there and can't be read is half-written: no node was made with it.
       await inTemporaryFolder(async (folder) => {

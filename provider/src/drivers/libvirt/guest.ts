@@ -103,7 +103,7 @@ export class Guests {
   /** Lets the root file system fill a disk that has grown. A guest that can't be asked does so when it boots. */
   async grow(domain: string): Promise<void> {
     for (let tries = 0; tries < GROW_TRIES; tries++) {
-      const result = await this.execute(domain, ["grow"]);
+      const result = await this.execute(domain, GUEST_PROGRAM, ["grow"]);
       if (!result || result.exitCode === 0) {
         return;
       }
@@ -123,7 +123,7 @@ export class Guests {
    * @throws SiteFailure when it took the file and failed with it
    */
   async replaceVcOut(domain: string, node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
-    const result = await this.execute(domain, ["replace"], vcOut);
+    const result = await this.execute(domain, GUEST_PROGRAM, ["replace"], vcOut);
     if (!result) {
       return this.replaceOverSsh(node, cluster, vcOut);
     }
@@ -136,9 +136,17 @@ export class Guests {
     return true;
   }
 
-  /** Runs the guest program. @returns undefined where no agent answers, or there is no such program */
+  /** Files of a running guest's; undefined where no agent answers, or one of them isn't there. */
+  async readFiles(domain: string, paths: readonly string[]): Promise<string[] | undefined> {
+    const results = await Promise.all(paths.map((path) => this.execute(domain, "cat", [path])));
+    const files = results.flatMap((result) => (result?.exitCode === 0 ? [result.output] : []));
+    return files.length === paths.length ? files : undefined;
+  }
+
+  /** Runs a program in a guest. @returns undefined where no agent answers, or there is no such program */
   private async execute(
     domain: string,
+    path: string,
     arg: readonly string[],
     input = "",
   ): Promise<{ readonly exitCode: number; readonly output: string } | undefined> {
@@ -146,7 +154,7 @@ export class Guests {
       await this.agent(domain, {
         execute: "guest-exec",
         arguments: {
-          path: GUEST_PROGRAM,
+          path,
           arg,
           ...(input && { "input-data": Buffer.from(input).toString("base64") }),
           "capture-output": true,
@@ -163,7 +171,7 @@ export class Guests {
       }
       await setTimeout(500);
     }
-    throw new SiteFailure(`${domain}: its guest program takes too long`, `vc-guest ${arg.join(" ")}`);
+    throw new SiteFailure(`${domain}: its guest takes too long`, `${path} ${arg.join(" ")}`);
   }
 
   private async agent(domain: string, command: object): Promise<string> {

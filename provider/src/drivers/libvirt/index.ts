@@ -67,7 +67,12 @@ export class LibvirtDriver implements Driver {
     const { uri = "", pool = "", sshConfig } = resolveLibvirtSettings(settings);
     this.virsh = new Virsh(uri);
     this.volumes = new Volumes(this.virsh, pool);
-    this.clusters = new Clusters(this.virsh, this.volumes, () => this.nodes.basesInUse());
+    this.clusters = new Clusters(
+      this.virsh,
+      this.volumes,
+      () => this.nodes.basesInUse(),
+      (cluster) => this.nodes.keysInUse(cluster),
+    );
     const guests = new Guests(this.virsh, sshConfig);
     this.nodes = new Nodes(this.virsh, this.volumes, this.clusters, guests, () => this.host());
     this.locks = new Locks(this.virsh);

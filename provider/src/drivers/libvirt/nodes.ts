@@ -23,7 +23,7 @@ import type {
 import { NotFound, NotReady } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import { Reverter } from "../reverter";
-import { baseVolume, type Clusters, TOGETHER_MS } from "./clusters";
+import { baseVolume, type Clusters, type PrivateKeys, TOGETHER_MS } from "./clusters";
 import type { Guests } from "./guest";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
@@ -54,6 +54,13 @@ const BALLOON_TRIES = 20;
 /** By how much a balloon may miss its mark, MiB. */
 const BALLOON_TOLERANCE_MIB = 2;
 const MOST_CONSOLE = 4 * 1024 * 1024;
+/** Where the cluster's own keys lie in a guest. */
+const KEY_FILES = {
+  rootKey: "/etc/vc/id_ed25519",
+  rootPublic: "/etc/vc/id_ed25519.pub",
+  hostKey: "/etc/vc/ssh_host_ed25519_key",
+  hostPublic: "/etc/vc/ssh_host_ed25519_key.pub",
+} as const;
 
 /** The machines of clusters: each one domain, its overlay volume and its console's log. */
 export class Nodes {
@@ -77,17 +84,22 @@ export class Nodes {
 
   async boot(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {
     const found = await this.find(ref);
-    if (found && isDiskLost(found)) {
-      await this.remove(ref, { graceSeconds: 0 });
-    } else if (found && isMisplugged(found, request)) {
-      await this.stop(found, request.stop);
-      await this.undefine(found);
-    }
-    if (!found || isDiskLost(found) || isMisplugged(found, request)) {
-      await this.create(ref, { ...request, keepDisk: request.keepDisk || found !== undefined });
+    if (!found) {
+      await this.create(ref, request);
       return "created";
     }
-    const machine = await this.finishReplacement(ref, found);
+    if (await this.isDiskLost(found)) {
+      await this.remove(ref, { graceSeconds: 0 });
+      await this.create(ref, request);
+      return "created";
+    }
+    if (isMisplugged(found, request)) {
+      await this.stop(found, request.stop);
+      await this.undefine(found);
+      await this.create(ref, { ...request, keepDisk: true });
+      return "created";
+    }
+    let machine = await this.finishReplacement(ref, found);
     if (machine.autostart !== (request.power === "on")) {
       await this.virsh.run(["autostart", machine.domain.name, ...(machine.autostart ? ["--disable"] : [])]);
     }
@@ -96,11 +108,16 @@ export class Nodes {
       await this.resizeOff({ ...machine, state: "off" }, request.plan, request.stop);
       return machine.state === "off" ? "kept" : "stopped";
     }
+    const isPaused = machine.state === "paused";
+    if (isPaused) {
+      await this.virsh.run(["resume", machine.domain.name]);
+      machine = await this.existing(ref);
+    }
     if (machine.state === "running" && (await this.resizeLive(machine, request.plan))) {
       if (machine.vcOutDigest !== sha256(request.vcOut)) {
         await this.reconfigure(ref, request.vcOut);
       }
-      return "kept";
+      return isPaused ? "started" : "kept";
     }
     await this.resizeOff(machine, request.plan, request.stop);
     await this.start(ref, await this.existing(ref), request);
@@ -208,6 +225,14 @@ export class Nodes {
     }
   }
 
+  /** Whether its disk was never whole, or is gone while it is off: one that only can't be read now isn't. */
+  private async isDiskLost({ domain, diskSize, state }: Machine): Promise<boolean> {
+    return (
+      domain.mark?.disk === "filling" ||
+      (diskSize === undefined && state === "off" && !(await this.volumes.list()).has(diskVolume(domain.name)))
+    );
+  }
+
   private async undefine({ domain }: Machine): Promise<void> {
     await ifThere(this.virsh.run(["undefine", domain.name, "--managed-save", "--snapshots-metadata", "--nvram"]));
   }
@@ -230,7 +255,7 @@ export class Nodes {
     await this.volumes.remove(...left);
   }
 
-  /** Running nodes whose private NIC isn't plugged in: somebody has stopped their network, and perhaps started it again. */
+  /** Nodes that aren't off and whose private NIC isn't plugged in: somebody has stopped their network, and perhaps started it again. */
   async unplugged(record: ClusterRecord): Promise<string[]> {
     return (await this.unpluggedMachines(record)).map(([node]) => node);
   }
@@ -258,14 +283,15 @@ export class Nodes {
   }
 
   private async unpluggedMachines(record: ClusterRecord): Promise<Array<[string, Machine]>> {
-    const running = [...(await this.read(record.name))].filter(
-      ([, { state, mark }]) => state === "running" && isOurs(mark, record),
+    // One that is paused has its NICs as well.
+    const active = [...(await this.read(record.name))].filter(
+      ([, { state, mark }]) => (state === "running" || state === "paused") && isOurs(mark, record),
     );
-    if (running.length === 0) {
+    if (active.length === 0) {
       return [];
     }
     const [ports = ""] = await this.virsh.batch([["net-port-list", record.name]], { tolerant: true });
-    return running.filter(([, { domain }]) => !ports.includes(domain.nics[0]?.port || "none"));
+    return active.filter(([, { domain }]) => !ports.includes(domain.nics[0]?.port || "none"));
   }
 
   /** Every machine at the site that carries a mark. */
@@ -275,6 +301,22 @@ export class Nodes {
 
   async basesInUse(): Promise<Set<string>> {
     return new Set((await this.allDomains()).map(({ base }) => base));
+  }
+
+  /** A cluster's own keys, from the first of its running machines that can be asked. */
+  async keysInUse(cluster: string): Promise<PrivateKeys | undefined> {
+    for (const { state, domain } of (await this.read(cluster)).values()) {
+      const files =
+        state === "running" ? await this.guests.readFiles(domain.name, Object.values(KEY_FILES)) : undefined;
+      if (files) {
+        const [rootKey = "", rootPublic = "", hostKey = "", hostPublic = ""] = files;
+        return {
+          rootKey: { private: rootKey, public: rootPublic.trim() },
+          hostKey: { private: hostKey, public: hostPublic.trim() },
+        };
+      }
+    }
+    return undefined;
   }
 
   private async allDomains(): Promise<ObservedDomain[]> {
@@ -358,10 +400,10 @@ export class Nodes {
     return this.clusters.withLocalBase(image, request.progress, async (base) => {
       const files = [
         vcOutFile(request.vcOut),
-        { path: "/etc/vc/id_ed25519", content: keys.rootKey.private, mode: 0o600 },
-        { path: "/etc/vc/id_ed25519.pub", content: `${keys.rootKey.public}\n`, mode: 0o644 },
-        { path: "/etc/vc/ssh_host_ed25519_key", content: keys.hostKey.private, mode: 0o600 },
-        { path: "/etc/vc/ssh_host_ed25519_key.pub", content: `${keys.hostKey.public}\n`, mode: 0o644 },
+        { path: KEY_FILES.rootKey, content: keys.rootKey.private, mode: 0o600 },
+        { path: KEY_FILES.rootPublic, content: `${keys.rootKey.public}\n`, mode: 0o644 },
+        { path: KEY_FILES.hostKey, content: keys.hostKey.private, mode: 0o600 },
+        { path: KEY_FILES.hostPublic, content: `${keys.hostKey.public}\n`, mode: 0o644 },
       ];
       const size = Math.max(image.size, (request.plan.diskSize ?? 0) * MIB);
       const overlay = { base, baseAtSite, size, rootOffset: image.rootOffset, files };
@@ -378,9 +420,7 @@ export class Nodes {
 
   private async start(ref: NodeRef<ClusterRecord>, machine: Machine, request: BootRequest): Promise<void> {
     const { name } = machine.domain;
-    if (machine.state === "paused") {
-      await this.virsh.run(["resume", name]);
-    } else if (machine.state !== "running") {
+    if (machine.state !== "running") {
       if (machine.vcOutWaits && machine.vcOutDigest !== sha256(request.vcOut)) {
         await this.replaceOnDisk(ref, machine, request);
       }
@@ -624,11 +664,6 @@ function machineOf(
 function fits(live: ObservedNode["live"], { cpus, memory }: Shape): boolean {
   const within = ({ min, max }: Range, value: number) => min <= value && value <= max;
   return within(live.cpus, cpus) && within(live.memory, memory);
-}
-
-/** Whether its disk was never whole, or is gone while it is off. */
-function isDiskLost({ domain, diskSize, state }: Machine): boolean {
-  return domain.mark?.disk === "filling" || (diskSize === undefined && state === "off");
 }
 
 /** Whether somebody has given it other NICs than were planned: its guest wouldn't know them. */

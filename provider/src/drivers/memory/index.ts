@@ -266,6 +266,8 @@ export class MemoryDriver implements Driver {
       if (machine.takesVcOut) {
         machine.vcOut = request.vcOut;
         machine.vcOutWaits = false;
+      } else if (machine.vcOut !== request.vcOut) {
+        machine.vcOutWaits = true;
       }
       return machine.boots === boots ? "kept" : "started";
     }
