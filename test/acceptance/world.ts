@@ -155,13 +155,16 @@ export class World {
     return join(this.home, "runs");
   }
 
-  async configure(stack: string, clusters: object): Promise<void> {
+  /** @param config what else the stack's configuration says */
+  async configure(stack: string, clusters: object, config: Readonly<Record<string, string>> = {}): Promise<void> {
     await this.pulumi(["stack", "select", "--create", stack]);
-    await writeConfig(this.project, stack, clusters);
+    await writeConfig(this.project, stack, { "acceptance:clusters": clusters, ...config });
   }
 
-  async outputs<T>(): Promise<T> {
-    return JSON.parse((await this.pulumi(["stack", "output", "--json"])).stdout) as T;
+  /** @param stack default: the one that is selected */
+  async outputs<T>(stack?: string): Promise<T> {
+    const args = ["stack", "output", "--json", ...(stack ? ["--stack", stack] : [])];
+    return JSON.parse((await this.pulumi(args)).stdout) as T;
   }
 
   async state(): Promise<readonly StateResource[]> {
@@ -257,11 +260,11 @@ export class World {
 }
 
 /** YAML is a superset of JSON, so the stack's file can be completed with a line. */
-async function writeConfig(project: string, stack: string, clusters: object): Promise<void> {
+async function writeConfig(project: string, stack: string, config: object): Promise<void> {
   const file = join(project, `Pulumi.${stack}.yaml`);
   const salt = (await readFile(file, "utf8")).split("\n").filter((line) => line.startsWith("encryptionsalt:"));
   await writeFile(file, `${salt.join("\n")}\n`);
-  await appendFile(file, `config: ${JSON.stringify({ "acceptance:clusters": clusters })}\n`);
+  await appendFile(file, `config: ${JSON.stringify(config)}\n`);
 }
 
 async function makeFakeImage(folder: string): Promise<void> {

@@ -710,15 +710,17 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           const cluster = shared;
           const ref = computeOf(cluster);
           expect(await boot(ref, { power: "off" })).to.equal("created");
-          expect(await nodeOf(ref)).to.deep.include({ state: "off" });
+          expect(await nodeOf(ref)).to.deep.include({ state: "off", autostart: false });
           expect(await boot(ref, { power: "off", plan: { memory: backend.memory + 32 } })).to.equal("kept");
           const { machineId } = await nodeOf(ref);
           await backend.scribble(cluster.name, "compute-0");
           expect(await boot(ref, { keepDisk: true, plan: { memory: backend.memory + 32 } })).to.equal("started");
-          expect(await nodeOf(ref)).to.deep.include({ state: "running", machineId, memory: backend.memory + 32 });
+          expect(await nodeOf(ref)).to.deep.include({
+            ...{ state: "running", autostart: true, machineId, memory: backend.memory + 32 },
+          });
           expect(await backend.isScribbled(cluster.name, "compute-0")).to.equal(true);
           expect(await boot(ref, { power: "off", keepDisk: true })).to.equal("stopped");
-          expect(await nodeOf(ref)).to.deep.include({ state: "off", machineId });
+          expect(await nodeOf(ref)).to.deep.include({ state: "off", autostart: false, machineId });
           await removeNodes(cluster);
         });
 

@@ -1,5 +1,6 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { CLAIM_POLICIES } from "../../provider/src/resources/claim";
 import { COMPUTE_NODE_POLICIES } from "../../provider/src/resources/compute-node";
 import { FRONTEND_NODE_POLICIES } from "../../provider/src/resources/frontend-node";
 import type { Policy } from "../../provider/src/resources/policy";
@@ -9,6 +10,7 @@ import type { ClusterArgs, NodeShape } from "../../sdk/src";
 export const LIFE_CYCLE = join(__dirname, "..", "..", "docs", "life-cycle.md");
 
 const POLICIES = {
+  Claim: CLAIM_POLICIES,
   VirtualCluster: VIRTUAL_CLUSTER_POLICIES,
   FrontendNode: FRONTEND_NODE_POLICIES,
   ComputeNode: COMPUTE_NODE_POLICIES,
@@ -28,9 +30,12 @@ const ARGUMENTS: Readonly<Record<Argument, readonly [policy: Policy, note?: stri
   "frontend.memory": [FRONTEND_NODE_POLICIES.memory],
   "frontend.diskSize": [FRONTEND_NODE_POLICIES.diskSize],
   publicKey: [FRONTEND_NODE_POLICIES.publicKey, "the frontend is told the new key, and keeps the old one beside it"],
-  publicIp: [VIRTUAL_CLUSTER_POLICIES.publicIp],
+  publicIp: [VIRTUAL_CLUSTER_POLICIES.publicIp, "naming the one that the cluster has is no change"],
   clusterName: [VIRTUAL_CLUSTER_POLICIES.clusterName],
-  site: [VIRTUAL_CLUSTER_POLICIES.site],
+  site: [
+    VIRTUAL_CLUSTER_POLICIES.site,
+    "that is another `driver`, `uri`, `network` or `pool`; other settings are taken over in place",
+  ],
   power: [FRONTEND_NODE_POLICIES.power, "shuts the machines down, or starts them"],
   waitFor: [FRONTEND_NODE_POLICIES.waitFor],
   timeouts: [FRONTEND_NODE_POLICIES.timeouts],

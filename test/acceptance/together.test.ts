@@ -1,0 +1,102 @@
+import { expect } from "chai";
+import { World } from "./world";
+
+interface Outputs {
+  readonly outputs: {
+    readonly demo: { readonly publicIp: string; readonly nodes: ReadonlyArray<{ mac: string; privateIp: string }> };
+  };
+}
+
+describe("two users of one site", function () {
+  this.timeout(240_000);
+  let alice: World;
+  let bob: World;
+
+  before(async () => {
+    [alice, bob] = await Promise.all([World.create(), World.create()]);
+    await alice.quickstart("--start-site");
+  });
+
+  after(async () => {
+    await bob?.dispose();
+    await alice?.dispose();
+  });
+
+  it("who run up at the same time get no address, MAC, subnet or name twice, and each can destroy what is theirs", async () => {
+    const configure = (world: World, owner: string, stack: string, change: object = {}) =>
+      world.configure(
+        stack,
+        {
+          demo: {
+            image: "fake",
+            repository: world.fakeImages,
+            numCpus: 1,
+            memoryPerNode: 64,
+            frontend: { memory: 64 },
+            waitFor: "none",
+            // So few that they are likely to reach for the same.
+            site: {
+              uri: alice.uri,
+              publicAddresses: ["198.51.100.10-198.51.100.13"],
+              privateRange: "10.84.0.0/22",
+            },
+            ...change,
+          },
+        },
+        { "virtual-cluster:owner": owner },
+      );
+    const stacks = [
+      { world: alice, owner: "alice@lab", stack: "dock" },
+      { world: bob, owner: "bob@lab", stack: "dock" },
+      { world: alice, owner: "alice@lab", stack: "model" },
+      { world: bob, owner: "bob@lab", stack: "screen" },
+    ];
+    for (const { world, owner, stack } of stacks) {
+      await configure(world, owner, stack);
+    }
+    const up = ({ world, stack }: (typeof stacks)[number]) =>
+      world.pulumi(["up", "--yes", "--skip-preview", "--stack", stack], { reject: false });
+
+    // Both have a cluster of the same name: one of them is told whose it is.
+    const first = await Promise.all(stacks.map(up));
+    const docks = first.slice(0, 2);
+    const refused = docks.findIndex(({ exitCode }) => exitCode !== 0);
+    expect(docks.filter(({ exitCode }) => exitCode === 0)).to.have.lengthOf(1);
+    expect(docks[refused]?.all).to.match(/acceptance-dock-demo.*belongs to (alice|bob)@lab/);
+    const loser = stacks[refused] as (typeof stacks)[number];
+    await configure(loser.world, loser.owner, loser.stack, { clusterName: "another-dock" });
+
+    let left = stacks.filter((_, index) => first[index]?.exitCode !== 0);
+    for (let tries = 0; left.length > 0; tries++) {
+      expect(tries, "times that up was run again").to.be.lessThan(4);
+      const outcomes = await Promise.all(left.map(up));
+      for (const { exitCode, all } of outcomes) {
+        expect(exitCode === 0 || /somebody else took it|in use by/.test(all ?? ""), all).to.equal(true);
+      }
+      left = left.filter((_, index) => outcomes[index]?.exitCode !== 0);
+    }
+
+    const clusters = await Promise.all(stacks.map(({ world, stack }) => world.outputs<Outputs>(stack)));
+    const all = clusters.map(({ outputs }) => outputs.demo);
+    const different = (values: readonly string[], count: number) =>
+      expect([...new Set(values)], values.join()).to.have.lengthOf(count);
+    different(
+      all.map(({ publicIp }) => publicIp),
+      4,
+    );
+    different(
+      all.flatMap(({ nodes }) => nodes.map(({ mac }) => mac)),
+      8,
+    );
+    different(
+      all.map(({ nodes }) => (nodes[0]?.privateIp ?? "").replace(/\.\d+$/, "")),
+      4,
+    );
+    different((await alice.virsh("list", "--name")).split("\n").filter(Boolean), 8);
+
+    await Promise.all(
+      stacks.map(({ world, stack }) => world.pulumi(["destroy", "--yes", "--skip-preview", "--stack", stack])),
+    );
+    expect(await alice.leftovers()).to.deep.equal([]);
+  });
+});
