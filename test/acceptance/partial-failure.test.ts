@@ -17,7 +17,7 @@ describe("a compute that never gets ready", function () {
     numCpus: 4,
     memoryPerNode: 192,
     frontend: { memory: 192 },
-    timeouts: { create: 60, update: 60 },
+    timeouts: { create: 45, update: 60 },
     ...change,
   });
   const up = (options = {}) => world.pulumi(["up", "--yes", "--skip-preview"], options);
@@ -46,7 +46,7 @@ describe("a compute that never gets ready", function () {
     await rm(spoil);
 
     expect(failed.exitCode).not.to.equal(0);
-    expect(failed.all).to.match(/node compute-2: not ready after 60 s/);
+    expect(failed.all).to.match(/node compute-2: not ready after 45 s/);
     expect(failed.all).to.match(/The end of its console:[\s\S]*No bootable device/);
     expect(failed.all).to.match(/`pulumi up`/);
     for (const node of ["frontend", "compute-0", "compute-1", "compute-3"]) {

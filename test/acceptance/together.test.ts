@@ -57,24 +57,24 @@ describe("two users of one site", function () {
     const up = ({ world, stack }: (typeof stacks)[number]) =>
       world.pulumi(["up", "--yes", "--skip-preview", "--stack", stack], { reject: false });
 
-    // Both have a cluster of the same name: one of them is told whose it is.
-    const first = await Promise.all(stacks.map(up));
-    const docks = first.slice(0, 2);
-    const refused = docks.findIndex(({ exitCode }) => exitCode !== 0);
-    expect(docks.filter(({ exitCode }) => exitCode === 0)).to.have.lengthOf(1);
-    expect(docks[refused]?.all).to.match(/acceptance-dock-demo.*belongs to (alice|bob)@lab/);
-    const loser = stacks[refused] as (typeof stacks)[number];
-    await configure(loser.world, loser.owner, loser.stack, { clusterName: "another-dock" });
-
-    let left = stacks.filter((_, index) => first[index]?.exitCode !== 0);
-    for (let tries = 0; left.length > 0; tries++) {
-      expect(tries, "times that up was run again").to.be.lessThan(4);
+    const renamed: string[] = [];
+    for (let [left, tries] = [stacks, 0]; left.length > 0; tries++) {
+      expect(tries, "times that up was run").to.be.lessThan(6);
       const outcomes = await Promise.all(left.map(up));
-      for (const { exitCode, all } of outcomes) {
-        expect(exitCode === 0 || /somebody else took it|in use by/.test(all ?? ""), all).to.equal(true);
+      const failed = left.filter((_, index) => outcomes[index]?.exitCode !== 0);
+      for (const one of failed) {
+        const said = outcomes[left.indexOf(one)]?.all ?? "";
+        if (/acceptance-dock-demo: belongs to (alice|bob)@lab/.test(said)) {
+          // Both have a cluster of the same name: who comes second is told whose it is.
+          renamed.push(one.owner);
+          await configure(one.world, one.owner, one.stack, { clusterName: "another-dock" });
+        } else {
+          expect(said).to.match(/somebody else took it since the plan was made/);
+        }
       }
-      left = left.filter((_, index) => outcomes[index]?.exitCode !== 0);
+      left = failed;
     }
+    expect(renamed).to.have.lengthOf(1);
 
     const clusters = await Promise.all(stacks.map(({ world, stack }) => world.outputs<Outputs>(stack)));
     const all = clusters.map(({ outputs }) => outputs.demo);
