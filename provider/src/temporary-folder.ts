@@ -6,14 +6,19 @@ let cleared: Promise<void> | undefined;
 
 /** Hands `use` a folder that only this user can open, and removes it with all that is in it. */
 export async function inTemporaryFolder<T>(use: (folder: string) => Promise<T>): Promise<T> {
-  cleared ??= removeAbandoned();
-  await cleared;
-  const folder = await mkdtemp(join(tmpdir(), `virtual-cluster-${process.pid}-`));
+  const folder = await makeTemporaryFolder();
   try {
     return await use(folder);
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/** A folder that only this user can open; who makes it removes it, or the next process when this one is killed. */
+export async function makeTemporaryFolder(): Promise<string> {
+  cleared ??= removeAbandoned();
+  await cleared;
+  return mkdtemp(join(tmpdir(), `virtual-cluster-${process.pid}-`));
 }
 
 /** What this user's processes that were killed have left, a cluster's private keys perhaps. */

@@ -102,6 +102,7 @@ export async function memoryBackend(): Promise<Backend> {
         vcOut: "",
         takesVcOut: false,
         vcOutWaits: false,
+        filling: false,
         boots: 0,
         live: { cpus: { min: 1, max: 1 }, memory: { min: 64, max: 64 } },
         base: "",

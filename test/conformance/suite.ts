@@ -369,6 +369,21 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         expect(await driver.find(record.name)).to.equal(undefined);
       });
 
+      check("leaves disks without a machine where it is told to, and the keys that are on them", async () => {
+        const record = await allocated();
+        const keys = await driver.allocate(record);
+        await boot(frontendOf(record));
+        await backend.scribble(record.name, "frontend");
+        await backend.forgetMachine(record.name, "frontend");
+        await driver.release(record, { keepBaseImage: false, keepDisks: true });
+        expect(await backend.isScribbled(record.name, "frontend")).to.equal(true);
+        expect(await driver.allocate(record)).to.deep.equal(keys);
+        await driver.fixImages(record, SILENT);
+        await boot(frontendOf(record), { keepDisk: true });
+        expect(await backend.isScribbled(record.name, "frontend")).to.equal(true);
+        await destroy(record);
+      });
+
       check("gives back the disks that interrupted boots left", async () => {
         const record = await allocated();
         await Promise.all([boot(frontendOf(record)), boot(computeOf(record))]);
@@ -664,13 +679,50 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           await removeNodes(cluster);
         });
 
-        check("makes the disk anew that an interrupted create left", async () => {
+        check("makes a compute's disk anew that was left without a machine", async () => {
           const cluster = shared;
-          await boot(frontendOf(cluster));
+          const ref = computeOf(cluster);
+          await boot(ref);
+          await backend.scribble(cluster.name, "compute-0");
+          await backend.forgetMachine(cluster.name, "compute-0");
+          await boot(ref, { keepDisk: false });
+          expect(await backend.isScribbled(cluster.name, "compute-0")).to.equal(false);
+          await removeNodes(cluster);
+        });
+
+        check("never makes a frontend's disk anew that is there: it may hold data", async () => {
+          const cluster = shared;
+          const ref = frontendOf(cluster);
+          await boot(ref);
           await backend.scribble(cluster.name, "frontend");
           await backend.forgetMachine(cluster.name, "frontend");
-          await boot(frontendOf(cluster), { keepDisk: false });
-          expect(await backend.isScribbled(cluster.name, "frontend")).to.equal(false);
+          await rejects(boot(ref, { keepDisk: false }), ForeignOwner, "frontend");
+          expect(await backend.isScribbled(cluster.name, "frontend")).to.equal(true);
+          await boot(ref, { keepDisk: true });
+          expect(await backend.isScribbled(cluster.name, "frontend")).to.equal(true);
+          await removeNodes(cluster);
+        });
+
+        check(
+          "never makes a frontend's disk anew that was lost behind its machine: its pool may come back",
+          async () => {
+            const cluster = shared;
+            const ref = frontendOf(cluster);
+            await boot(ref);
+            await driver.shutdown(ref, AT_ONCE);
+            await backend.deleteDisk(cluster.name, "frontend");
+            await rejects(boot(ref, { keepDisk: true }), NotFound, "frontend");
+            await removeNodes(cluster);
+          },
+        );
+
+        check("doesn't say which vc-out.xml a kept disk has", async () => {
+          const cluster = shared;
+          const ref = computeOf(cluster);
+          await boot(ref);
+          await backend.forgetMachine(cluster.name, "compute-0");
+          await boot(ref, { keepDisk: true, vcOut: "<vc>new</vc>" });
+          expect((await nodeOf(ref)).vcOutDigest).to.not.equal(sha256("<vc>new</vc>"));
           await removeNodes(cluster);
         });
 

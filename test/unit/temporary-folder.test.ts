@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -27,9 +28,7 @@ describe("a temporary folder", () => {
   it("of a process that was killed is removed by the next one, and that of one that runs isn't", async () => {
     const killed = start(60_000);
     const runs = start(60_000);
-    for (const running of [killed, runs]) {
-      await new Promise((resolve) => running.stdout.once("data", resolve));
-    }
+    await Promise.all([killed, runs].map((running) => once(running.stdout, "data")));
     killed.kill("SIGKILL");
     await killed;
     await start(0);

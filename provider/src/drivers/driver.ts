@@ -73,7 +73,7 @@ export interface Driver {
    * when no other cluster uses it. Machines must be gone. Already gone is success.
    * @param cluster with its record where that is known: a part of what only the record names may still be there
    */
-  release(cluster: ClusterRef | ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void>;
+  release(cluster: ClusterRef | ClusterRecord, options: ReleaseOptions): Promise<void>;
 
   // ── A node ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -178,6 +178,12 @@ export interface Mark {
   readonly expiresAt?: string;
 }
 
+export interface ReleaseOptions {
+  readonly keepBaseImage: boolean;
+  /** Whether disks without a machine stay, and the keys that are on them: they may be from before. Default false. */
+  readonly keepDisks?: boolean;
+}
+
 /** How a new vc-out.xml reaches a guest. */
 export type Channel = "agent" | "ssh" | "nextBoot";
 
@@ -208,8 +214,8 @@ export interface ClusterRecord {
   readonly power?: "off";
   /** Digests of bases that the cluster has left for others, and its machines perhaps not yet. Drivers keep this. */
   readonly formerBases?: readonly string[];
-  /** Whether it was taken over after its state was lost: then what lies on its disks is data. */
-  readonly adopted?: true;
+  /** Whether what lies on its frontend's disk may be data: it was taken over, or has changed since it was made. */
+  readonly mayHoldData?: true;
 }
 
 /** Public halves of the keys that are made for one cluster and lie only on its own disks. */

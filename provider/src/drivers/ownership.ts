@@ -16,7 +16,9 @@ export function refuseForeign(what: string, mark: ClusterRef["mark"] | undefined
       mark
         ? `belongs to ${mark.owner} (cluster ${mark.cluster} of stack ${mark.organization}/${mark.project}/${mark.stack})`
         : "exists and carries no mark of a virtual cluster",
-      "Give this cluster another clusterName",
+      mark && mark.owner !== cluster.mark.owner
+        ? `Give this cluster another clusterName; or, if that owner is you, set the configuration virtual-cluster:owner to it`
+        : "Give this cluster another clusterName",
     );
   }
 }

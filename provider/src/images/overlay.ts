@@ -56,6 +56,7 @@ export type PresentOverlay = Pick<Overlay, "base" | "rootOffset" | "files"> & { 
  * its power, is brought in order first.
  */
 export async function injectInto(overlay: PresentOverlay): Promise<void> {
+  await refuseDataFile(overlay.file);
   await inTemporaryFolder((folder) => inject(folder, overlay, true));
 }
 
@@ -119,6 +120,20 @@ async function needsRecovery(disk: string, rootOffset: number): Promise<boolean>
     const features = Buffer.alloc(4);
     await handle.read(features, 0, 4, rootOffset + 1024 + 0x60);
     return (features.readUInt32LE(0) & 0x4) !== 0;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** A qcow2 header may name another file for its data: incompatible feature 2 (the format's own specification). */
+async function refuseDataFile(file: string): Promise<void> {
+  const handle = await open(file, "r");
+  try {
+    const features = Buffer.alloc(8);
+    await handle.read(features, 0, 8, 72);
+    if ((features.readBigUInt64BE(0) & 4n) !== 0n) {
+      throw new SiteFailure("opening the node's disk", "it keeps its data in another file", "Copy it into one file");
+    }
   } finally {
     await handle.close();
   }

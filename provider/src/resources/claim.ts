@@ -1,10 +1,10 @@
 import { z } from "zod";
 import { isOurs } from "../drivers/ownership";
-import { connect } from "../drivers/registry";
+import { connect, placeOf } from "../drivers/registry";
 import { type Context, clusterIdOf, lockOf, openSite, progressOf } from "./context";
-import { isKnown, type LifeCycle, withoutUndefined } from "./host";
+import { isKnown, type LifeCycle, same, withoutUndefined } from "./host";
 import { type Identity, identify, identityArgs, identityGiven, refOf } from "./identity";
-import { IN_PLACE, KEPT, type PolicyTable } from "./policy";
+import { IN_PLACE, KEPT, type PolicyTable, REPLACE } from "./policy";
 
 // ── Types ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -28,7 +28,7 @@ export const CLAIM_POLICIES: PolicyTable<ClaimInputs> = {
   stack: KEPT,
   name: KEPT,
   owner: KEPT,
-  clusterName: KEPT,
+  clusterName: REPLACE,
   site: IN_PLACE,
 };
 
@@ -51,19 +51,47 @@ export function claimLifeCycle(context: Context): LifeCycle {
           }
         : { inputs: news, failures: [] };
     },
-    diff: async () => ({}),
+    async diff(_id, olds, news) {
+      const [old, inputs] = [olds as unknown as ClaimOutputs, news as unknown as ClaimInputs];
+      if (!isKnown(news) || inputs.owner === undefined) {
+        return {};
+      }
+      if (old.owner === undefined) {
+        return { changes: true, replaces: ["site"] };
+      }
+      const replaces = [
+        ...(same(placeOf(old.site), placeOf(inputs.site)) ? [] : ["site"]),
+        ...(old.clusterName === inputs.clusterName ? [] : ["clusterName"]),
+      ];
+      // Elsewhere, or by another name, it is another claim. With machines at the old place the cluster refuses to move.
+      const moves =
+        replaces.length > 0 &&
+        (await openSite(old.site, old.siteId).then((site) => site.read(old.clusterName))).size === 0;
+      return moves ? { changes: true, replaces } : {};
+    },
     async create(news) {
       const inputs = news as unknown as ClaimInputs;
+      if (inputs.owner === undefined) {
+        return { id: "nothing", outs: news };
+      }
       const siteId = await connect(inputs.site).siteId();
       const createdAt = new Date().toISOString();
       return { id: clusterIdOf(refOf(inputs)), outs: { ...inputs, stateVersion: 1, siteId, createdAt } };
     },
     read: async (id, props) => ({ id, props }),
-    update: async (_id, olds, news) => ({ outs: { ...olds, ...news } }),
+    async update(_id, olds, news) {
+      const [old, inputs] = [olds as unknown as ClaimOutputs, news as unknown as ClaimInputs];
+      const site = same(placeOf(old.site), placeOf(inputs.site)) ? inputs.site : old.site;
+      return { outs: { ...news, ...olds, site } };
+    },
     async delete(_id, props) {
       const claim = props as unknown as ClaimOutputs;
+      if (claim.owner === undefined) {
+        return;
+      }
       const cluster = refOf(claim);
       const driver = await openSite(claim.site, claim.siteId);
+      await using _lock = await lockOf(driver, cluster, progressOf(cluster.name));
       const record = await driver.find(claim.clusterName);
       // One with machines, or from before this claim, was known to a state: it isn't what a cut-off create has left.
       if (
@@ -72,7 +100,6 @@ export function claimLifeCycle(context: Context): LifeCycle {
         record.mark.createdAt >= claim.createdAt &&
         (await driver.read(record.name)).size === 0
       ) {
-        await using _lock = await lockOf(driver, cluster, progressOf(cluster.name));
         await driver.release(record, { keepBaseImage: false });
       }
     },

@@ -71,7 +71,12 @@ export function frontendNodeLifeCycle(): LifeCycle {
   return {
     check: async (olds, news) => checkNode(args, FRONTEND_NODE_POLICIES, olds, news),
     diff: (_id, olds, news) => diffNode(FRONTEND_NODE_POLICIES, olds, news),
-    create: async (news) => ({ id: nodeId(inputsOf(news)), outs: await ensure(news, "new") }),
+    create: async (news) => {
+      const outs = await ensure(news, "new");
+      // Of a cluster that was taken over.
+      await removeUnlisted(news, news);
+      return { id: nodeId(inputsOf(news)), outs };
+    },
     read: (id, props) => readNode(id, props, true),
     update: async (_id, olds, news) => {
       const outs = await ensure(news, pastOf(olds));

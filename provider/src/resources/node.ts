@@ -24,7 +24,15 @@ import {
   openExistingCluster,
   progressOf,
 } from "./context";
-import { type CheckResult, type DiffResult, isKnown, PartialFailure, type Properties, withoutUndefined } from "./host";
+import {
+  type CheckResult,
+  type DiffResult,
+  isKnown,
+  PartialFailure,
+  type Properties,
+  same,
+  withoutUndefined,
+} from "./host";
 import {
   diffByPolicy,
   IN_PLACE,
@@ -52,6 +60,8 @@ export interface NodeInputs extends NodeLocation, Shape {
 }
 
 export interface NodeOutputs extends NodeInputs {
+  /** A frontend's. */
+  readonly publicMac?: string;
   readonly stateVersion: 1;
   /** Whether it came to what `waitFor` asks, and nothing has changed behind our back since. */
   readonly ready: boolean;
@@ -149,7 +159,9 @@ export async function diffNode<Inputs>(
   const observed = await observeNode(old);
   const now = observed ?? { ...old, state: "missing", ready: false };
   const reshaped = reshapings(policies, { ...now }, news);
-  if (reshaped.length > 0 && now.state === "running" && news.power !== "off") {
+  const result = diffByPolicy(policies, olds, news, !now.ready);
+  const isReplaced = (result.replaces ?? []).length > 0;
+  if (reshaped.length > 0 && !isReplaced && now.state === "running" && news.power !== "off") {
     const changes = reshaped.map(({ change }) => change).join(", ");
     const restart = reshaped.some((one) => one.restart);
     say(`${changes}: ${restart ? "needs a restart of the machine" : "changes while the machine runs"}`);
@@ -157,7 +169,6 @@ export async function diffNode<Inputs>(
   for (const repair of repairs(now)) {
     say(repair);
   }
-  const result = diffByPolicy(policies, olds, news, !now.ready);
   // A cluster that is about to be replaced has no id yet. Its nodes go with it.
   return isKnown(news.clusterId)
     ? result
@@ -212,7 +223,7 @@ export async function ensureNode(
     role,
     plan: planOf(inputs, role, record),
     vcOut,
-    keepDisk: role === "frontend" ? past !== "new" || record.adopted === true : past === "existing",
+    keepDisk: role === "frontend" ? past !== "new" || record.mayHoldData === true : past === "existing",
     power,
     stop: STOP,
     progress,
@@ -392,7 +403,9 @@ function driftOf(outs: NodeOutputs, machine: ObservedNode): string[] {
     ...(machine.nextStart
       ? [`from its next start on it would have cpus ${machine.nextStart.cpus} and memory ${machine.nextStart.memory}`]
       : []),
-    ...(machine.macs[0] === outs.privateMac ? [] : ["its private NIC has another MAC address"]),
+    ...(same(machine.macs, [outs.privateMac, ...(outs.publicMac ? [outs.publicMac] : [])])
+      ? []
+      : ["its NICs have other MAC addresses"]),
     ...(machine.diskSize === undefined ? ["its disk is gone"] : []),
     ...(outs.diskSize !== undefined && machine.diskSize !== undefined && machine.diskSize < outs.diskSize
       ? [`its disk has only ${machine.diskSize} MiB`]

@@ -11,7 +11,7 @@ import type {
   ObservedNode,
   Progress,
 } from "../drivers/driver";
-import { ForeignOwner, InvalidImage, NotFound, Unreachable } from "../drivers/errors";
+import { ForeignOwner, InvalidImage, NotFound, NotSupported, Unreachable } from "../drivers/errors";
 import { isOurs, refuseForeign } from "../drivers/ownership";
 import { connect, placeOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
@@ -216,7 +216,9 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const driver = await openSite(old.site, old.siteId);
     const found = await driver.find(old.clusterName);
     const ours = found && isOurs(found.mark, refOf(old)) ? found : undefined;
-    const drift = ours ? await driver.inspect(ours) : ["its private network is gone"];
+    const drift = ours
+      ? [...(await driver.inspect(ours)), ...recordDrift(ours, old, news)]
+      : ["its private network is gone"];
     for (const finding of drift) {
       progressOf(old.clusterName)(`will be mended: ${finding}`);
     }
@@ -241,7 +243,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     await using reverter = new Reverter();
     const keys = await driver.allocate(record);
     if (!held) {
-      reverter.add(() => driver.release(record, { keepBaseImage: inputs.keepBaseImage }));
+      reverter.add(() => driver.release(record, { keepBaseImage: inputs.keepBaseImage, keepDisks: true }));
     }
     progress(`network ${inputs.plan.privateNetwork.cidr} and address ${inputs.plan.frontend.publicIp} are reserved`);
     await driver.fixImages(record, progress);
@@ -278,7 +280,10 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const driver = await openSite(inputs.site, inputs.siteId);
     const progress = progressOf(inputs.clusterName);
     await using _lock = await lockOf(driver, refOf(inputs), progress);
-    const record = recordOf(inputs, old.createdAt, await imageFor(inputs, old));
+    const record: ClusterRecord = {
+      ...recordOf(inputs, old.createdAt, await imageFor(inputs, old)),
+      mayHoldData: true,
+    };
     const keys = await driver.allocate(record);
     const outs = outputsOf(inputs, record, keys);
     try {
@@ -347,6 +352,16 @@ async function refuseSmallDisks(wish: Args, image: LocalImage): Promise<void> {
   }
 }
 
+/** An operation that was cut off may have written down at the site what the program doesn't want any more. */
+function recordDrift(record: ClusterRecord, old: VirtualClusterOutputs, news: Properties): string[] {
+  const isAsked = ["numCpus", "cpusPerNode", "memoryPerNode", "diskSize", "frontend", "image", "publicIp", "site"].some(
+    (key) => !same(old[key as keyof VirtualClusterOutputs], news[key]),
+  );
+  const differs =
+    !isAsked && isKnown(news.plan) && !(same(record.plan, news.plan) && same(record.image, old.imageRecord));
+  return differs ? ["its record at the site says something else"] : [];
+}
+
 /** Says by which way a running frontend gets to know of a change. */
 async function announceVcOut(
   driver: Driver,
@@ -405,7 +420,7 @@ const inState = new Set<string>();
 
 /** What the site holds under our mark is the plan, else what was planned before; only the rest is dealt. */
 async function plan(
-  wish: ClusterWish & Pick<Args, "power" | "adopt">,
+  wish: ClusterWish & Pick<Args, "power" | "adopt" | "image">,
   site: SiteSettings,
   mark: Omit<ClusterRecord["mark"], "version" | "createdAt">,
   oldInputs: VirtualClusterInputs | undefined,
@@ -419,6 +434,9 @@ async function plan(
   if (held) {
     refuseForeign(`cluster ${wish.name}`, held.mark, { name: wish.name, mark });
     refuseUnadopted(wish, held, machines, oldInputs !== undefined);
+    if (!oldInputs && machines.size > 0) {
+      refuseOtherThanAdopted(wish, held);
+    }
   }
   const known = proposals.withOthers(description, wish.name);
   const dealt = held?.plan ?? old;
@@ -451,6 +469,20 @@ function refuseUnadopted(
       `runs at the site with this stack's mark (${machines.size} machines), and this stack's state doesn't know it`,
       "Take it over with adopt: true; or, if it isn't needed any more, remove it with `npx vc sweep`",
     ).about("adopt");
+  }
+}
+
+/** A cluster that is taken over is taken as it is; after that it can be changed like any other. */
+function refuseOtherThanAdopted(wish: ClusterWish & Pick<Args, "image">, { plan, image }: ClusterRecord): void {
+  const present = { publicIp: plan.frontend.publicIp, image: image.computeVcName ?? image.vcName };
+  for (const property of ["publicIp", "image"] as const) {
+    if (wish[property] !== undefined && wish[property] !== present[property]) {
+      throw new NotSupported(
+        `${property} ${wish[property]}`,
+        `the cluster that is to be taken over has ${present[property]}`,
+        "Take it over with that first",
+      ).about(property);
+    }
   }
 }
 
@@ -507,7 +539,7 @@ function recordOf(inputs: VirtualClusterInputs, createdAt: string, image: ImageR
     image,
     publicKeys: [inputs.publicKey],
     ...(inputs.minReady !== undefined && { minReady: inputs.minReady }),
-    ...(inputs.adopt && { adopted: true }),
+    ...(inputs.adopt && { mayHoldData: true }),
     ...(inputs.power === "off" && { power: "off" }),
   };
 }

@@ -1,11 +1,10 @@
-import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { execa } from "execa";
 import { hashOf, locateDisk } from "../../images/disk";
 import { steadyProgress } from "../../setup/steady-progress";
-import { inTemporaryFolder } from "../../temporary-folder";
+import { inTemporaryFolder, makeTemporaryFolder } from "../../temporary-folder";
 import { allDigestsOf, digestsOf, formerBases, withFormerBases } from "../bases";
 import { Batcher } from "../batcher";
 import type { ClusterKeys, ClusterRecord, ClusterRef, DiskImage, Progress } from "../driver";
@@ -161,7 +160,10 @@ export class Clusters {
     }
   }
 
-  async release(cluster: ClusterRef | ClusterRecord, options: { keepBaseImage: boolean }): Promise<void> {
+  async release(
+    cluster: ClusterRef | ClusterRecord,
+    options: { readonly keepBaseImage: boolean; readonly keepKeys: boolean },
+  ): Promise<void> {
     const { name } = cluster;
     const present = await this.find(name);
     if (present) {
@@ -174,7 +176,9 @@ export class Clusters {
       await this.releaseAddress(ip, cluster);
     }
     this.keys.delete(name);
-    await this.volumes.remove(keysVolume(name));
+    if (!options.keepKeys) {
+      await this.volumes.remove(keysVolume(name));
+    }
     if (present) {
       // The record goes last, so that an interrupted release can be taken up again.
       await this.removeNetwork(name);
@@ -233,7 +237,7 @@ export class Clusters {
 
   private async fetchBase(image: DiskImage, progress: Progress): Promise<string> {
     const base = baseVolume(image.digest);
-    const folder = await mkdtemp(join(tmpdir(), "virtual-cluster-"));
+    const folder = await makeTemporaryFolder();
     const file = join(folder, "base.raw");
     try {
       progress("fetching the base image back from the site, since its file here is gone");
@@ -363,6 +367,11 @@ export class Clusters {
     if (present.has(complete)) {
       await this.volumes.remove(complete);
     }
+    if (present.has(base) && (await this.basesInUse()).has(base)) {
+      // Machines read it, so it was whole: nothing may write to it now.
+      await this.volumes.create(complete, 0);
+      return;
+    }
     const file = await locateDisk(image.digest);
     const begun = present.has(base) || (file !== undefined && !(await this.volumes.create(base, image.size)));
     if (begun && (await this.arrives(image, progress))) {
@@ -415,17 +424,27 @@ export class Clusters {
     if (digests.length === 0) {
       return;
     }
+    const unused = await this.unusedOf(digests);
+    if (unused.length === 0) {
+      return;
+    }
     // The sign of wholeness goes first: a cluster that comes now uploads again rather than trust a base on its way out.
-    await this.volumes.remove(...digests.map(completeVolume));
-    const [networks, used] = await Promise.all([listNetworks(this.virsh), this.basesInUse()]);
-    const named = new Set(networks.flatMap(({ cluster }) => (cluster ? digestsOf(cluster) : [])));
-    for (const digest of digests) {
-      if (named.has(digest) || used.has(baseVolume(digest))) {
-        await this.volumes.create(completeVolume(digest), 0);
-      } else {
+    await this.volumes.remove(...unused.map(completeVolume));
+    const still = new Set(await this.unusedOf(unused));
+    for (const digest of unused) {
+      if (still.has(digest)) {
         await this.volumes.remove(baseVolume(digest));
+      } else {
+        await this.volumes.create(completeVolume(digest), 0);
       }
     }
+  }
+
+  /** Those that no cluster's record names and no machine uses. */
+  private async unusedOf(digests: readonly string[]): Promise<string[]> {
+    const [networks, used] = await Promise.all([listNetworks(this.virsh), this.basesInUse()]);
+    const named = new Set(networks.flatMap(({ cluster }) => (cluster ? digestsOf(cluster) : [])));
+    return digests.filter((digest) => !named.has(digest) && !used.has(baseVolume(digest)));
   }
 }
 

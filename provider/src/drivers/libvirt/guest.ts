@@ -49,6 +49,7 @@ export class Guests {
 
   /**
    * Waits until a guest is configured from the vc-out.xml of this digest and can be used.
+   * @param digest empty where nobody knows which file the node has
    * @throws NotReady
    */
   async waitReady(
@@ -60,12 +61,14 @@ export class Guests {
   ): Promise<void> {
     const started = Date.now();
     const elapsed = () => (Date.now() - started) / 1000;
+    // Who gives it little time wants to know all the same.
+    const sshAfter = Math.min(SSH_AFTER_SECONDS, limits.seconds / 2);
     let said = 0;
     let sshTried = 0;
     let last = "it hasn't answered yet";
     while (elapsed() < limits.seconds) {
       const status = await this.status(domain);
-      if (status.kind === "guest" && status.digest === digest && status.state === "ready") {
+      if (status.kind === "guest" && (digest === "" || status.digest === digest) && status.state === "ready") {
         return;
       }
       if (status.kind === "stopped") {
@@ -76,7 +79,7 @@ export class Guests {
       }
       last = describe(status, digest);
       const silent = status.kind === "silent" || status.kind === "foreign";
-      if (silent && elapsed() - sshTried > (sshTried ? SSH_EVERY_SECONDS : SSH_AFTER_SECONDS)) {
+      if (silent && elapsed() - sshTried > (sshTried ? SSH_EVERY_SECONDS : sshAfter)) {
         sshTried = elapsed();
         if (await this.sshAnswers(node, cluster)) {
           return;

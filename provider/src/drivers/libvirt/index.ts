@@ -13,6 +13,7 @@ import type {
   NodeRef,
   ObservedNode,
   Progress,
+  ReleaseOptions,
   Shape,
   SiteDescription,
   StopLimits,
@@ -75,7 +76,8 @@ export class LibvirtDriver implements Driver {
     );
     const guests = new Guests(this.virsh, sshConfig);
     this.nodes = new Nodes(this.virsh, this.volumes, this.clusters, guests, () => this.host());
-    this.locks = new Locks(this.virsh);
+    // Runs of its own: a sign of life doesn't wait behind long transfers.
+    this.locks = new Locks(new Virsh(uri));
   }
 
   async siteId(): Promise<string> {
@@ -141,9 +143,9 @@ export class LibvirtDriver implements Driver {
     return this.clusters.fixImages(record, progress);
   }
 
-  async release(cluster: ClusterRef | ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
-    await this.nodes.removeLeftovers(cluster);
-    await this.clusters.release(cluster, options);
+  async release(cluster: ClusterRef | ClusterRecord, options: ReleaseOptions): Promise<void> {
+    const hasDisks = await this.nodes.removeLeftovers(cluster, options.keepDisks ?? false);
+    await this.clusters.release(cluster, { ...options, keepKeys: hasDisks });
   }
 
   boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {

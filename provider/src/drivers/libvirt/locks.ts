@@ -45,7 +45,8 @@ export class Locks {
       if (seen?.holder !== now) {
         seen = { at: elapsed(), holder: now };
       }
-      if (isGone(holder) || elapsed() - seen.at > SILENCE_SECONDS) {
+      const isSilent = holder.boot !== self.boot && elapsed() - seen.at > SILENCE_SECONDS;
+      if (isGone(holder) || isSilent) {
         // By its UUID: what somebody else has put in its place meanwhile stays.
         await ifThere(this.virsh.run(["net-undefine", present.uuid]));
         continue;
@@ -63,17 +64,20 @@ export class Locks {
       }
       await setTimeout(POLL_MS);
     }
-    return this.hold(cluster, uuid);
+    return this.hold(cluster, uuid, limits);
   }
 
   /** Says from time to time that this process lives. */
-  private hold(cluster: ClusterRef, uuid: string): AsyncDisposable {
+  private hold(cluster: ClusterRef, uuid: string, { progress }: WaitLimits): AsyncDisposable {
     let beat = 0;
     let beating: Promise<unknown> = Promise.resolve();
     const timer = setInterval(() => {
       beat += 1;
       // One that fails is followed by others before anybody takes this holder for gone.
-      beating = this.define(cluster, uuid, beat).catch(() => undefined);
+      beating = this.define(cluster, uuid, beat).then(
+        (isHeld) => isHeld || progress("another process has taken over the lock of this cluster: end this one"),
+        () => undefined,
+      );
     }, BEAT_SECONDS * 1000);
     timer.unref();
     return {

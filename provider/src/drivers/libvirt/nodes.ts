@@ -1,4 +1,4 @@
-import { readFile, stat } from "node:fs/promises";
+import { open, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
@@ -20,7 +20,7 @@ import type {
   StopLimits,
   WaitLimits,
 } from "../driver";
-import { NotFound, NotReady } from "../errors";
+import { ForeignOwner, NotFound, NotReady, SiteFailure } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import { Reverter } from "../reverter";
 import { baseVolume, type Clusters, type PrivateKeys, TOGETHER_MS } from "./clusters";
@@ -42,6 +42,8 @@ import {
 /** An {@link ObservedNode} with what only this driver needs. */
 interface Machine extends ObservedNode {
   readonly domain: ObservedDomain;
+  /** Whether its memory lies on the host's disk, to go on with at its next start. */
+  readonly isSaved: boolean;
 }
 
 const CONSOLE_TAIL_LINES = 20;
@@ -89,38 +91,49 @@ export class Nodes {
       return "created";
     }
     if (await this.isDiskLost(found)) {
+      if (request.role === "frontend" && request.keepDisk && found.domain.mark?.disk !== "filling") {
+        throw new NotFound(
+          `node ${ref.node}: its disk ${diskVolume(found.domain.name)}`,
+          `isn't in pool ${this.volumes.pool}`,
+          "See whether the pool's folder is mounted; `pulumi up --replace URN` makes an empty frontend",
+        );
+      }
       await this.remove(ref, { graceSeconds: 0 });
       await this.create(ref, request);
       return "created";
     }
     if (isMisplugged(found, request)) {
+      await this.refuseOtherDisk(found);
       await this.stop(found, request.stop);
       await this.undefine(found);
       await this.create(ref, { ...request, keepDisk: true });
       return "created";
     }
     let machine = await this.finishReplacement(ref, found);
-    if (machine.autostart !== (request.power === "on")) {
-      await this.virsh.run(["autostart", machine.domain.name, ...(machine.autostart ? ["--disable"] : [])]);
-    }
     if (request.power === "off") {
+      await this.setAutostart(machine, false);
       await this.stop(machine, request.stop);
       await this.resizeOff({ ...machine, state: "off" }, request.plan, request.stop);
       return machine.state === "off" ? "kept" : "stopped";
     }
     const isPaused = machine.state === "paused";
-    if (isPaused) {
-      await this.virsh.run(["resume", machine.domain.name]);
+    // What is saved of a machine belongs to its disk as it is: nothing changes before it goes on.
+    const isSaved = machine.state === "off" && machine.isSaved;
+    if (isPaused || isSaved) {
+      await this.virsh.run([isPaused ? "resume" : "start", machine.domain.name]);
       machine = await this.existing(ref);
     }
     if (machine.state === "running" && (await this.resizeLive(machine, request.plan))) {
       if (machine.vcOutDigest !== sha256(request.vcOut)) {
         await this.reconfigure(ref, request.vcOut);
       }
-      return isPaused ? "started" : "kept";
+      await this.setAutostart(machine, true);
+      return isPaused || isSaved ? "started" : "kept";
     }
     await this.resizeOff(machine, request.plan, request.stop);
     await this.start(ref, await this.existing(ref), request);
+    // Last, so that no host starts a machine whose disk is being changed.
+    await this.setAutostart(await this.existing(ref), true);
     return "started";
   }
 
@@ -233,6 +246,24 @@ export class Nodes {
     );
   }
 
+  private async setAutostart({ domain, autostart }: Machine, wished: boolean): Promise<void> {
+    if (autostart !== wished) {
+      await this.virsh.run(["autostart", domain.name, ...(wished ? [] : ["--disable"])]);
+    }
+  }
+
+  /** @throws SiteFailure where the machine doesn't use the disk that we know: a snapshot, say, has put another in its place */
+  private async refuseOtherDisk({ domain }: Machine): Promise<void> {
+    const ours = await this.volumes.pathOf(diskVolume(domain.name));
+    if (domain.diskFile !== ours) {
+      throw new SiteFailure(
+        `machine ${domain.name}`,
+        `its disk is ${domain.diskFile}, not ${ours}`,
+        "Merge the snapshot (virsh blockcommit --active --pivot), then run `pulumi up` again",
+      );
+    }
+  }
+
   private async undefine({ domain }: Machine): Promise<void> {
     await ifThere(this.virsh.run(["undefine", domain.name, "--managed-save", "--snapshots-metadata", "--nvram"]));
   }
@@ -240,8 +271,10 @@ export class Nodes {
   /**
    * Takes away the disks of nodes whose `boot` was cut off before it got to the machine, and what virtlogd has set aside
    * of long consoles.
+   * @param keepDisks leaves them there
+   * @returns whether any have been left
    */
-  async removeLeftovers(cluster: ClusterRef): Promise<void> {
+  async removeLeftovers(cluster: ClusterRef, keepDisks: boolean): Promise<boolean> {
     const [machines, volumes] = await Promise.all([
       this.read(cluster.name),
       this.volumes.refresh().then(() => this.volumes.list()),
@@ -252,7 +285,10 @@ export class Nodes {
         /^(.+)-(frontend|compute-\d+)\.(?:qcow2|console(?:\.\d+)?|new\.qcow2)$/.exec(volume) ?? [];
       return name === cluster.name && !machines.has(node);
     });
-    await this.volumes.remove(...left);
+    if (!keepDisks) {
+      await this.volumes.remove(...left);
+    }
+    return keepDisks && left.length > 0;
   }
 
   /** Nodes that aren't off and whose private NIC isn't plugged in: somebody has stopped their network, and perhaps started it again. */
@@ -329,7 +365,7 @@ export class Nodes {
     return inTemporaryFolder(async (folder) => {
       const file = join(folder, "console");
       const there = await this.volumes.download(consoleVolume(domainName(ref)), file).catch(() => false);
-      const text = there ? (await readFile(file)).subarray(-MOST_CONSOLE).toString("latin1") : "";
+      const text = there ? await tailOf(file).catch(() => "") : "";
       // A guest may print anything; only plain text goes to people's terminals.
       const plain = stripVTControlCharacters(text).replaceAll(/[^\x20-\x7e\n]/g, "");
       return lines(plain).slice(-CONSOLE_TAIL_LINES).join("\n");
@@ -345,11 +381,20 @@ export class Nodes {
       this.volumes.pathOf(diskVolume(name)),
       this.volumes.pathOf(baseVolume(image.digest)),
       this.volumes.pathOf(consoleVolume(name)),
-      request.keepDisk ? this.volumes.list() : new Set<string>(),
+      request.keepDisk || request.role === "frontend" ? this.volumes.list() : new Set<string>(),
       this.host(),
     ]);
-    const keepDisk = volumes.has(diskVolume(name));
-    const mark = markOf(ref, { vcOutDigest: sha256(request.vcOut) });
+    const isThere = volumes.has(diskVolume(name));
+    if (isThere && request.role === "frontend" && !request.keepDisk) {
+      throw new ForeignOwner(
+        `disk ${diskVolume(name)}`,
+        "is there without a machine, and may hold data",
+        "adopt: true makes a machine around it; else remove it with virsh vol-delete",
+      );
+    }
+    const keepDisk = isThere && request.keepDisk;
+    // Which vc-out.xml a kept disk has nobody knows.
+    const mark = markOf(ref, { vcOutDigest: keepDisk ? "" : sha256(request.vcOut) });
     const xml = domainXml({
       name,
       mark: { ...mark, ...(!keepDisk && { disk: "filling" }) },
@@ -440,6 +485,8 @@ export class Nodes {
     const { name } = machine.domain;
     const image = ref.cluster.image[role];
     progress("writing its new vc-out.xml into its disk");
+    await this.refuseOtherDisk(machine);
+    await this.setAutostart(machine, false);
     await this.clusters.withLocalBase(image, progress, (base) =>
       inTemporaryFolder(async (folder) => {
         const file = join(folder, "disk.qcow2");
@@ -460,11 +507,23 @@ export class Nodes {
     if (mark?.disk !== "replacing") {
       return machine;
     }
+    if (machine.state !== "off") {
+      throw new SiteFailure(
+        `machine ${name}`,
+        "runs, although its disk was being changed when that was cut off",
+        "Shut it down (virsh shutdown), then run `pulumi up` again, which finishes that",
+      );
+    }
     await inTemporaryFolder(async (folder) => {
       const file = join(folder, "disk.qcow2");
-      if (await this.volumes.download(replacementVolume(name), file, { timeoutSeconds: COPY_SECONDS })) {
-        await this.volumes.upload(diskVolume(name), file, { timeoutSeconds: COPY_SECONDS });
+      if (!(await this.volumes.download(replacementVolume(name), file, { timeoutSeconds: COPY_SECONDS }))) {
+        throw new SiteFailure(
+          `machine ${name}`,
+          `its disk was being changed, and ${replacementVolume(name)}, which was to take its place, is gone`,
+          "Look at its disk by hand",
+        );
       }
+      await this.volumes.upload(diskVolume(name), file, { timeoutSeconds: COPY_SECONDS });
     });
     await this.setMark(ref, machine, { vcOutDigest: mark.vcOutDigest });
     await this.volumes.remove(replacementVolume(name));
@@ -600,9 +659,10 @@ export class Nodes {
   }
 
   private async loadClusters(names: readonly string[]): Promise<Map<string, ReadonlyMap<string, Machine>>> {
-    const [all = "", autostarted = "", states = ""] = await this.virsh.batch([
+    const [all = "", autostarted = "", saved = "", states = ""] = await this.virsh.batch([
       ["list", "--all", "--name"],
       ["list", "--all", "--autostart", "--name"],
+      ["list", "--all", "--with-managed-save", "--name"],
       ["domstats", "--state"],
     ]);
     const clusters = new Map<string, Map<string, Machine>>(names.map((name) => [name, new Map()]));
@@ -618,13 +678,14 @@ export class Nodes {
         ["domstats", domain, "--block", "--balloon"],
       ]),
     );
-    const autostart = new Set(lines(autostarted));
+    const [autostart, savedNames] = [new Set(lines(autostarted)), new Set(lines(saved))];
     const stateOf = parseStates(states);
     found.forEach(({ domain, node, nodes }, index) => {
       const [xml = "", next = "", stats = ""] = answers.slice(index * 3, index * 3 + 3);
       if (xml.trim() && next.trim()) {
         const state = stateOf.get(domain) ?? "unknown";
-        nodes.set(node, machineOf(parseDomain(xml), parseDomain(next), stats, state, autostart.has(domain)));
+        const observed = machineOf(parseDomain(xml), parseDomain(next), stats, state, autostart.has(domain));
+        nodes.set(node, { ...observed, isSaved: savedNames.has(domain) });
       } // Else it has gone between the two runs.
     });
     return clusters;
@@ -638,8 +699,9 @@ function machineOf(
   stats: string,
   state: NodeState,
   autostart: boolean,
-): Machine {
-  const { cpus, mostCpus, memory, mostMemory, mark } = domain;
+): Omit<Machine, "isSaved"> {
+  const { cpus, mostCpus, mostMemory, mark } = domain;
+  const memory = Math.abs(domain.memory - next.memory) <= BALLOON_TOLERANCE_MIB ? next.memory : domain.memory;
   const bytes = Number(/^\s*block\.0\.capacity=(\d+)/m.exec(stats)?.[1] ?? 0);
   const hasBalloonDriver = /^\s*balloon\.available=\d/m.test(stats);
   return {
@@ -659,6 +721,18 @@ function machineOf(
     ...((next.cpus !== cpus || next.memory !== memory) && { nextStart: { cpus: next.cpus, memory: next.memory } }),
     ...(mark && { mark: mark.mark }),
   };
+}
+
+async function tailOf(file: string): Promise<string> {
+  const handle = await open(file, "r");
+  try {
+    const { size } = await handle.stat();
+    const length = Math.min(size, MOST_CONSOLE);
+    const { buffer } = await handle.read(Buffer.alloc(length), 0, length, size - length);
+    return buffer.toString("latin1");
+  } finally {
+    await handle.close();
+  }
 }
 
 function fits(live: ObservedNode["live"], { cpus, memory }: Shape): boolean {

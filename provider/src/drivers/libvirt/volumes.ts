@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { NotFound, SiteFailure } from "../errors";
-import { AlreadyThere, ifThere, type Virsh } from "./virsh";
+import { AlreadyThere, type Virsh } from "./virsh";
 import { parsePoolPath } from "./xml";
 
 /** The volumes of one storage pool. All goes through libvirt, so the pool may be on another host or closed to this user. */
@@ -87,10 +87,10 @@ export class Volumes {
   }
 
   async upload(name: string, file: string, options: { sparse?: boolean; timeoutSeconds?: number } = {}): Promise<void> {
-    await this.virsh.run(
-      ["vol-upload", "--pool", this.pool, name, file, ...(options.sparse ? ["--sparse"] : [])],
-      options.timeoutSeconds ? { timeoutSeconds: options.timeoutSeconds } : {},
-    );
+    await this.virsh.run(["vol-upload", "--pool", this.pool, name, file, ...(options.sparse ? ["--sparse"] : [])], {
+      endsWithUs: true,
+      ...(options.timeoutSeconds && { timeoutSeconds: options.timeoutSeconds }),
+    });
   }
 
   /** @returns false when there was no such volume */
@@ -114,9 +114,9 @@ export class Volumes {
     });
   }
 
-  /** Already gone is success. */
+  /** In one virsh run. Already gone is success. */
   async remove(...names: readonly string[]): Promise<void> {
-    await Promise.all(names.map((name) => ifThere(this.virsh.run(["vol-delete", "--pool", this.pool, name]))));
+    await this.virsh.batch(names.map((name) => ["vol-delete", "--pool", this.pool, name]));
   }
 
   /** @throws NotFound with the pools that are there */

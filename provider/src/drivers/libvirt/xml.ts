@@ -314,7 +314,9 @@ export interface ObservedDomain {
   readonly nics: readonly Nic[];
   /** Whether the guest agent's channel is open from within. */
   readonly hasAgent: boolean;
-  /** What the first disk is called: `vda`. */
+  /** The file of its first disk. */
+  readonly diskFile: string;
+  /** What that is called: `vda`. */
   readonly disk: string;
   /** The volume that its disk is an overlay of. */
   readonly base: string;
@@ -344,6 +346,7 @@ export function parseDomain(xml: string): ObservedDomain {
     hasAgent: elements(devices, "channel").some(
       (channel) => attribute(element(channel, "target"), "state") === "connected",
     ),
+    diskFile: attribute(element(disk, "source"), "file") ?? "",
     disk: attribute(element(disk, "target"), "dev") ?? "",
     base: basename(attribute(element(disk, "backingStore", "source"), "file") ?? ""),
   };

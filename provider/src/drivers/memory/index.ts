@@ -18,6 +18,7 @@ import type {
   ObservedNode,
   Progress,
   Range,
+  ReleaseOptions,
   Shape,
   SiteDescription,
   StopLimits,
@@ -211,25 +212,26 @@ export class MemoryDriver implements Driver {
     }
   }
 
-  async release(cluster: ClusterRef | ClusterRecord, options: { readonly keepBaseImage: boolean }): Promise<void> {
+  async release(cluster: ClusterRef | ClusterRecord, options: ReleaseOptions): Promise<void> {
     this.site.ask();
     const { name } = cluster;
     const present = this.recordOf(name);
     if (present) {
       refuseForeign(`cluster ${name}`, present.mark, cluster);
     }
-    for (const key of [...this.site.disks.keys()]) {
-      if (clusterIn(key) === name && !this.site.machines.has(key)) {
-        await this.step("delete leftover disk");
-        this.deleteDisk(key);
-      }
+    const left = [...this.site.disks.keys()].filter((key) => clusterIn(key) === name && !this.site.machines.has(key));
+    for (const key of options.keepDisks ? [] : left) {
+      await this.step("delete leftover disk");
+      this.deleteDisk(key);
     }
     await this.step("release address");
     for (const ip of [...this.site.leases.keys()]) {
       this.releaseAddress(ip, cluster);
     }
-    await this.step("delete keys");
-    this.site.keys.delete(name);
+    if (!(options.keepDisks && left.length > 0)) {
+      await this.step("delete keys");
+      this.site.keys.delete(name);
+    }
     // The record goes last, so that an interrupted release can be taken up again.
     await this.step("delete network");
     this.site.networks.delete(name);
@@ -243,7 +245,7 @@ export class MemoryDriver implements Driver {
   async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {
     this.site.ask();
     const machine = this.machineOf(node);
-    if (!machine) {
+    if (!machine || machine.filling) {
       await this.create(node, request);
       return "created";
     }
@@ -257,6 +259,9 @@ export class MemoryDriver implements Driver {
     }
     const { state, boots } = machine;
     if (!this.site.disks.has(keyOf(node)) && state !== "running") {
+      if (request.role === "frontend" && request.keepDisk) {
+        throw new NotFound(`node ${node.node}: its disk`, "is gone", "See whether it can be brought back");
+      }
       await this.step("make disk");
       this.site.disks.set(keyOf(node), this.site.nextId("disk"));
       machine.vcOut = request.vcOut;
@@ -361,23 +366,22 @@ export class MemoryDriver implements Driver {
       throw new NotFound(`the keys of cluster ${node.cluster.name}`, "it isn't allocated here", "Run `pulumi up`");
     }
     const { cpus, memory, diskSize, privateMac } = request.plan;
-    if (!request.keepDisk || !this.site.disks.has(key)) {
-      await this.step("make disk");
-      this.deleteDisk(key);
-      this.site.disks.set(key, this.site.nextId("disk"));
-      if (diskSize !== undefined) {
-        this.site.diskSizes.set(key, diskSize);
-      }
+    const isData = this.site.disks.has(key) && this.site.machines.get(key)?.filling !== true;
+    if (isData && request.role === "frontend" && !request.keepDisk) {
+      throw new ForeignOwner(`disk ${key}`, "is there without a machine, and may hold data", "Set adopt: true");
     }
+    // The machine comes before its disk: it says whether that is whole.
     await this.step("define machine");
     const machine: MemoryMachine = {
       shape: { cpus, memory },
       state: "off",
       macs: "publicMac" in request.plan ? [privateMac, String(request.plan.publicMac)] : [privateMac],
       autostart: request.power === "on",
-      vcOut: request.vcOut,
+      // Which vc-out.xml a kept disk has nobody knows.
+      vcOut: isData && request.keepDisk ? "" : request.vcOut,
       takesVcOut: true,
       vcOutWaits: false,
+      filling: !(isData && request.keepDisk),
       boots: 0,
       live: liveOf({ cpus, memory }),
       healthy: true,
@@ -387,6 +391,15 @@ export class MemoryDriver implements Driver {
       mark: node.cluster.mark,
     };
     this.site.machines.set(key, machine);
+    if (machine.filling) {
+      await this.step("make disk");
+      this.deleteDisk(key);
+      this.site.disks.set(key, this.site.nextId("disk"));
+      if (diskSize !== undefined) {
+        this.site.diskSizes.set(key, diskSize);
+      }
+      machine.filling = false;
+    }
     if (request.power === "on") {
       await this.step("start machine");
       start(machine);

@@ -13,6 +13,8 @@ export interface MemoryMachine {
   takesVcOut: boolean;
   /** Whether a new vc-out.xml waits for its next boot. */
   vcOutWaits: boolean;
+  /** Whether its disk isn't whole yet. */
+  filling: boolean;
   /** How often it was started. */
   boots: number;
   /** Within what its shape changes without a restart. */
