@@ -9,6 +9,7 @@ import { MemoryDriver } from "../../provider/src/drivers/memory";
 import { type MemoryMachine, type MemorySite, memorySite } from "../../provider/src/drivers/memory/site";
 import { overlap, subnet } from "../../provider/src/plan/addresses";
 import { PartialFailure, type Properties } from "../../provider/src/resources/host";
+import { readVcOut } from "../../provider/src/vc-out/read";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import { CheckFailed, directLifeCycles, Stack, UNKNOWN } from "./stack";
 
@@ -392,6 +393,24 @@ describe("the life of a cluster", () => {
       expect(machine("compute-1").shape).to.deep.equal({ cpus: 2, memory: 1024 });
       expect(machine("frontend").shape).to.deep.equal({ cpus: 2, memory: 768 });
       expect([...site.disks]).to.deep.equal(disks);
+    });
+
+    it("gives every node a vc-out.xml in another dialect, in place", async () => {
+      await stack.up(args);
+      const ids = [...site.machines.values()].map(({ machineId }) => machineId);
+      expect(await stack.up({ ...args, vcOutDialect: "A" })).to.deep.equal([
+        "update cluster",
+        "update frontend",
+        "update compute-0",
+        "update compute-1",
+      ]);
+      expect([...site.machines.values()].map(({ vcOut }) => readVcOut(vcOut).dialect)).to.deep.equal(["A", "A", "A"]);
+      expect([...site.machines.values()].map(({ machineId }) => machineId)).to.deep.equal(ids);
+      await stack.refresh();
+      expect(await stack.up({ ...args, vcOutDialect: "A" })).to.deep.equal([]);
+      await stack.up(args);
+      expect([...site.machines.values()].map(({ vcOut }) => readVcOut(vcOut).dialect)).to.deep.equal(["B", "B", "B"]);
+      expect(await stack.up({ ...args, vcOutDialect: "B" }), "the default").to.deep.equal(["update cluster"]);
     });
 
     it("gives every node a new public key's vc-out.xml", async () => {

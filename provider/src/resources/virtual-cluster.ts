@@ -22,6 +22,7 @@ import { findImage, type LocalImage } from "../images/repository";
 import { type ClusterPlan, type ClusterWish, dealtOf, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
 import { proposals } from "../plan/proposals";
 import { shellWord } from "../shell-word";
+import { DIALECTS } from "../vc-out/vc-out";
 import { type Context, clusterIdOf, failureOf, lockOf, openSite, progressOf } from "./context";
 import {
   type CheckFailure,
@@ -70,6 +71,7 @@ const args = z.strictObject({
   power: z.enum(["on", "off"], 'must be "on" or "off"').default("on"),
   minReady: z.int("must be a whole number").min(0, "must not be negative").optional(),
   allowReplace: z.literal("computes", 'must be "computes" or left out').optional(),
+  vcOutDialect: z.enum(DIALECTS, 'must be "A" or "B"').optional(),
   adopt: z.boolean().default(false),
   keepBaseImage: z.boolean().default(false),
 });
@@ -128,6 +130,7 @@ export const VIRTUAL_CLUSTER_POLICIES: PolicyTable<VirtualClusterInputs> = {
   power: IN_PLACE,
   minReady: IN_PLACE,
   allowReplace: IN_PLACE,
+  vcOutDialect: IN_PLACE,
   adopt: IN_PLACE,
   keepBaseImage: IN_PLACE,
   site: refused("a cluster can't move", MAKE_ANOTHER),
@@ -354,8 +357,9 @@ async function announceVcOut(
   old: VirtualClusterOutputs,
   inputs: VirtualClusterInputs,
 ): Promise<void> {
-  const listed = ({ plan: { computes }, publicKey }: VirtualClusterInputs) => [
+  const listed = ({ plan: { computes, vcOutDialect }, publicKey }: VirtualClusterInputs) => [
     publicKey,
+    vcOutDialect,
     ...computes.map(({ name, cpus, privateIp }) => ({ name, cpus, privateIp })),
   ];
   if (inputs.power === "off" || same(listed(old), listed(inputs))) {
