@@ -19,6 +19,7 @@ import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
 import { digestOf, examineDisk } from "../images/disk";
 import { findImage, type LocalImage } from "../images/repository";
+import { contradictionsIn } from "../plan/contradictions";
 import { type ClusterPlan, type ClusterWish, dealtOf, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
 import { proposals } from "../plan/proposals";
 import { shellWord } from "../shell-word";
@@ -157,10 +158,13 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       return { inputs: news, failures: [] };
     }
     const repositoryConfigured = context.config("repository");
-    const parsed = args.safeParse({
-      ...(repositoryConfigured !== undefined && { repository: repositoryConfigured }),
-      ...identityGiven(given, olds, context),
-    });
+    const parsed = args.safeParse(
+      {
+        ...(repositoryConfigured !== undefined && { repository: repositoryConfigured }),
+        ...identityGiven(given, olds, context),
+      },
+      { reportInput: true },
+    );
     if (!parsed.success) {
       return { inputs: news, failures: parsed.error.issues.map(issueOf) };
     }
@@ -188,6 +192,9 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       ),
       collect("site", () => plan({ ...wish, name: clusterName }, site, mark, old)),
     ]);
+    if (planned) {
+      failures.push(...contradictionsIn(planned.plan).map((error) => failureOf(error, "plan")));
+    }
     if (!publicKey || !planned || failures.length > 0) {
       return { inputs: news, failures };
     }
@@ -555,5 +562,6 @@ function issueOf(issue: z.core.$ZodIssue): CheckFailure {
     return { property, reason: `${property} is not a property of a virtual cluster` };
   }
   const property = issue.path.join(".") || "inputs";
-  return { property, reason: `${property} ${issue.message.replace(/^Invalid/, "is invalid:")}` };
+  const value = ["string", "number"].includes(typeof issue.input) ? ` (it is ${JSON.stringify(issue.input)})` : "";
+  return { property, reason: `${property} ${issue.message.replace(/^Invalid/, "is invalid:")}${value}` };
 }
