@@ -23,7 +23,8 @@ import {
 import { writeVcOut } from "../../provider/src/vc-out/write";
 
 const FIXTURES = join(__dirname, "..", "fixtures", "vc-out");
-const SCHEMA = join(__dirname, "..", "..", "docs", "vc-out.rng");
+const DOCS = join(__dirname, "..", "..", "docs");
+const SCHEMA = join(DOCS, "vc-out.rng");
 const KEY = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDexample user@somehost";
 
 /** The clusters that PRAGMA's samples are of. */
@@ -380,6 +381,23 @@ describe("vc-out.xml", () => {
       expect(() => readVcOut(text)).to.throw(RangeError, message);
     });
   }
+});
+
+describe("docs/vc-out.md", () => {
+  it("shows one cluster's files in both dialects, as they are written", () => {
+    const page = readFileSync(join(DOCS, "vc-out.md"), "utf8");
+    const examples = [...page.matchAll(/```xml\n(.*?)```/gs)].map(([, xml = ""]) => ({ xml, ...readVcOut(xml) }));
+    expect(examples.map(({ dialect, vcOut }) => `${dialect} ${vcOut.role}`)).to.deep.equal([
+      "B frontend",
+      "B compute",
+      "A frontend",
+      "A compute",
+    ]);
+    for (const { xml, dialect, vcOut } of examples) {
+      expect(content(writeVcOut(vcOut, dialect))).to.deep.equal(content(xml));
+      expect(vcOut).to.deep.equal(examples.find((other) => other.vcOut.role === vcOut.role)?.vcOut);
+    }
+  });
 });
 
 describe("docs/vc-out.rng", () => {
