@@ -1,5 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
-import { NODE_OUTPUTS, pinned, powerOf } from "./outputs";
+import { dialectOf, NODE_OUTPUTS, pinned, powerOf } from "./outputs";
 import { shims } from "./shim";
 import type { WaitArgs } from "./types";
 import type { VirtualCluster } from "./virtual-cluster";
@@ -20,16 +20,18 @@ export class ComputeNode extends pulumi.dynamic.Resource {
 
   constructor(name: string, { cluster, index, ...wait }: ComputeNodeArgs, opts?: pulumi.CustomResourceOptions) {
     const { plan, site, siteId, image, power } = cluster;
-    const slice = pulumi.all([plan, site, siteId, image, power]).apply(([{ computes }, site, siteId, image, power]) => {
-      const compute = computes[index];
-      if (!compute) {
-        throw new RangeError(
-          `compute ${index} isn't in the plan of its cluster, which has ${computes.length} computes`,
-        );
-      }
-      const { name: _, ...own } = compute;
-      return { site, siteId, image, ...own, ...powerOf(power) };
-    });
+    const slice = pulumi
+      .all([plan, site, siteId, image, power])
+      .apply(([{ computes, vcOutDialect }, site, siteId, image, power]) => {
+        const compute = computes[index];
+        if (!compute) {
+          throw new RangeError(
+            `compute ${index} isn't in the plan of its cluster, which has ${computes.length} computes`,
+          );
+        }
+        const { name: _, ...own } = compute;
+        return { site, siteId, image, ...own, ...dialectOf(vcOutDialect), ...powerOf(power) };
+      });
     const inputs = { clusterId: cluster.id, node: `compute-${index}`, slice, ...wait };
     super(shims.computeNode, name, { ...NODE_OUTPUTS, ...inputs }, pinned(opts), "virtual-cluster", "ComputeNode");
   }

@@ -1,5 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
-import { NODE_OUTPUTS, pinned, powerOf } from "./outputs";
+import { dialectOf, NODE_OUTPUTS, pinned, powerOf } from "./outputs";
 import { shims } from "./shim";
 import type { WaitArgs } from "./types";
 import type { VirtualCluster } from "./virtual-cluster";
@@ -28,7 +28,7 @@ export class FrontendNode extends pulumi.dynamic.Resource {
         privateIp,
         privateMac,
       }));
-      return { site, siteId, ...own, computes, publicKey, ...powerOf(power) };
+      return { site, siteId, ...own, computes, publicKey, ...dialectOf(plan.vcOutDialect), ...powerOf(power) };
     });
     const inputs = { clusterId: cluster.id, node: "frontend", slice, ...wait };
     super(

@@ -13,6 +13,10 @@ export function powerOf(power: "on" | "off"): { power?: "off" } {
   return power === "off" ? { power } : {};
 }
 
+export function dialectOf(vcOutDialect: "A" | "B" | undefined): { vcOutDialect?: "A" | "B" } {
+  return vcOutDialect === undefined ? {} : { vcOutDialect };
+}
+
 /**
  * Names, addresses and MACs are pinned, so the old object goes before the new one comes. The provider's `diff` says so
  * too, but isn't asked about what a user replaces with `--replace`.

@@ -95,6 +95,11 @@ export interface ClusterSettings {
   minReady?: Input<number>;
   /** `computes` allows another `image`: the computes are made anew from it, the frontend stays as it is. Default: refused. */
   allowReplace?: Input<"computes">;
+  /**
+   * In which of PRAGMA's two dialects nodes get their `/root/vc-out.xml`: `A` for images made before September 2017, `B` for
+   * all since. Default `B`.
+   */
+  vcOutDialect?: Input<"A" | "B">;
   /** Takes over a cluster of this stack's that runs at the site although the state doesn't know it. Default false. */
   adopt?: Input<boolean>;
   /** Whether the base image stays at the site when its last cluster is destroyed. Default false. */

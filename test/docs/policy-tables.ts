@@ -41,6 +41,7 @@ const ARGUMENTS: Readonly<Record<Argument, readonly [policy: Policy, note?: stri
   timeouts: [FRONTEND_NODE_POLICIES.timeouts],
   minReady: [VIRTUAL_CLUSTER_POLICIES.minReady],
   allowReplace: [VIRTUAL_CLUSTER_POLICIES.allowReplace],
+  vcOutDialect: [FRONTEND_NODE_POLICIES.vcOutDialect, "every node gets a new vc-out.xml"],
   adopt: [VIRTUAL_CLUSTER_POLICIES.adopt],
   keepBaseImage: [VIRTUAL_CLUSTER_POLICIES.keepBaseImage],
 };

@@ -4,10 +4,14 @@ import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
 import { sha256 } from "../../provider/src/vc-out/digest";
+import { readVcOut } from "../../provider/src/vc-out/read";
+import { writeVcOut } from "../../provider/src/vc-out/write";
 
 const GUEST = join(__dirname, "..", "..", "provider", "guest", "vc-guest");
 const FIXTURES = join(__dirname, "..", "fixtures", "vc-out");
 const CARDS = {
+  "A-frontend": { eth0: "7a:77:6e:40:00:09", eth1: "7a:77:6e:40:00:10" },
+  "A-compute": { ens3: "7a:77:6e:40:00:15" },
   "B-frontend": { eth0: "0a:64:33:80:00:03", eth1: "0a:64:33:80:00:04" },
   "B-compute": { ens3: "0a:64:33:80:00:05" },
 } as const;
@@ -76,8 +80,20 @@ describe("the guest program", () => {
   };
   after(() => Promise.all(machines.map(({ root }) => rm(root, { recursive: true }))));
 
-  for (const sample of ["B-frontend", "B-compute"] as const) {
-    describe(`on a ${sample.slice(2)}`, () => {
+  const expected = {
+    "A-frontend": {
+      addresses: [/ip addr add 10\.1\.1\.1\/16 .*dev eth0/, /ip addr add 123\.123\.123\.123\/24 .*dev eth1/],
+      route: "via 123.123.123.1 dev eth1",
+    },
+    "A-compute": { addresses: [/ip addr add 10\.1\.1\.254\/16 .*dev ens3/], route: "via 10.1.1.1 dev ens3" },
+    "B-frontend": {
+      addresses: [/ip addr add 10\.1\.1\.1\/16 .*dev eth0/, /ip addr add 198\.51\.100\.61\/24 .*dev eth1/],
+      route: "via 198.51.100.1 dev eth1",
+    },
+    "B-compute": { addresses: [/ip addr add 10\.1\.255\.254\/16 .*dev ens3/], route: "via 10.1.1.1 dev ens3" },
+  } as const;
+  for (const sample of ["A-frontend", "A-compute", "B-frontend", "B-compute"] as const) {
+    describe(`on a ${sample.slice(2)}, in dialect ${sample.slice(0, 1)}`, () => {
       let machine: Machine;
       let output: string;
       const written = (path: string) => readFile(join(FIXTURES, sample, "written", path), "utf8");
@@ -103,18 +119,13 @@ describe("the guest program", () => {
       });
 
       it("gives each network card its address, found by its MAC", () => {
-        const addresses =
-          sample === "B-frontend"
-            ? [/ip addr add 10\.1\.1\.1\/16 .*dev eth0/, /ip addr add 198\.51\.100\.61\/24 .*dev eth1/]
-            : [/ip addr add 10\.1\.255\.254\/16 .*dev ens3/];
-        for (const address of addresses) {
+        for (const address of expected[sample].addresses) {
           expect(output).to.match(address);
         }
       });
 
       it("routes to the outside, a compute through its frontend", () => {
-        const route = sample === "B-frontend" ? "via 198.51.100.1 dev eth1" : "via 10.1.1.1 dev ens3";
-        expect(output).to.include(`ip route replace default ${route}`);
+        expect(output).to.include(`ip route replace default ${expected[sample].route}`);
       });
 
       it("changes no file when it is applied again", async () => {
@@ -135,6 +146,20 @@ describe("the guest program", () => {
         const vcOut = await machine.read("root/vc-out.xml");
         expect(await machine.status()).to.deep.include({ role: sample.slice(2), digest: sha256(vcOut) });
       });
+    });
+  }
+
+  for (const sample of ["A-frontend", "A-compute", "B-frontend", "B-compute"] as const) {
+    it(`does the same with what we write of PRAGMA's ${sample}`, async () => {
+      const theirs = await readFile(join(FIXTURES, sample, "vc-out.xml"), "utf8");
+      const { dialect, vcOut } = readVcOut(theirs);
+      const ours = writeVcOut(vcOut, dialect);
+      const [left, right] = [await make(sample, theirs), await make(sample, ours)];
+      const said = await Promise.all([left, right].map(async (machine) => (await machine.run("apply")).output));
+      expect(said[1]).to.equal(said[0]?.replaceAll(left.root, right.root));
+      for (const path of ["etc/hosts", "etc/hostname", "etc/resolv.conf", "root/.ssh/authorized_keys"]) {
+        expect(await right.read(path)).to.equal(await left.read(path));
+      }
     });
   }
 

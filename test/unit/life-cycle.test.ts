@@ -9,6 +9,7 @@ import { MemoryDriver } from "../../provider/src/drivers/memory";
 import { type MemoryMachine, type MemorySite, memorySite } from "../../provider/src/drivers/memory/site";
 import { overlap, subnet } from "../../provider/src/plan/addresses";
 import { PartialFailure, type Properties } from "../../provider/src/resources/host";
+import { readVcOut } from "../../provider/src/vc-out/read";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import { CheckFailed, directLifeCycles, Stack, UNKNOWN } from "./stack";
 
@@ -211,7 +212,7 @@ describe("the life of a cluster", () => {
       "an unknown vc name": [() => ({ image: "dmeo" }), "image", /"dmeo".*demo, other/],
       "an empty vc name": [() => ({ image: "" }), "image", /image/],
       "a repository that isn't there": [() => ({ repository: join(folder, "nowhere") }), "repository", /nowhere/],
-      "negative numCpus": [() => ({ numCpus: -1 }), "numCpus", /must not be negative/],
+      "negative numCpus": [() => ({ numCpus: -1 }), "numCpus", /must not be negative.*-1/],
       "fractional numCpus": [() => ({ numCpus: 1.5 }), "numCpus", /whole number/],
       "numCpus that isn't a number": [() => ({ numCpus: "two" }), "numCpus", /whole number/],
       "no cpus per node": [() => ({ cpusPerNode: 0 }), "cpusPerNode", /at least 1/],
@@ -227,7 +228,11 @@ describe("the life of a cluster", () => {
         "publicIp",
         /192\.0\.2\.1.*198\.51\.100\.10/,
       ],
-      "a public address that is none": [() => ({ publicIp: "198.51.100.400" }), "publicIp", /IPv4/],
+      "a public address that is none": [
+        () => ({ publicIp: "198.51.100.400" }),
+        "publicIp",
+        /IPv4.*"198\.51\.100\.400"/,
+      ],
       "a public address in use": [
         async () => {
           const other = stackOf({ name: "holder" });
@@ -252,8 +257,15 @@ describe("the life of a cluster", () => {
         /is a private key/,
       ],
       "a key file that isn't there": [() => ({ publicKey: join(folder, "nobody.pub") }), "publicKey", /nobody\.pub/],
-      "a cluster name in upper case": [() => ({ clusterName: "Dock" }), "clusterName", /lower-case/],
-      "a cluster name that ends with a dash": [() => ({ clusterName: "dock-" }), "clusterName", /dash/],
+      "a cluster name in upper case": [() => ({ clusterName: "Dock" }), "clusterName", /lower-case.*"Dock"/],
+      "a cluster name that ends with a dash": [() => ({ clusterName: "dock-" }), "clusterName", /dash.*"dock-"/],
+      "the name of a compute": [() => ({ clusterName: "compute-1" }), "clusterName", /compute-1/],
+      "the name that every machine has for itself": [
+        () => ({ clusterName: "localhost" }),
+        "clusterName",
+        /"localhost"/,
+      ],
+      "an unknown dialect": [() => ({ vcOutDialect: "C" }), "vcOutDialect", /"A" or "B".*"C"/],
       "a cluster name that is too long": [() => ({ clusterName: "d".repeat(64) }), "clusterName", /63/],
       "a libvirt that isn't there": [
         () => ({ site: { driver: "libvirt", uri: `qemu:///system?socket=${join(folder, "nobody")}` } }),
@@ -392,6 +404,24 @@ describe("the life of a cluster", () => {
       expect(machine("compute-1").shape).to.deep.equal({ cpus: 2, memory: 1024 });
       expect(machine("frontend").shape).to.deep.equal({ cpus: 2, memory: 768 });
       expect([...site.disks]).to.deep.equal(disks);
+    });
+
+    it("gives every node a vc-out.xml in another dialect, in place", async () => {
+      await stack.up(args);
+      const ids = [...site.machines.values()].map(({ machineId }) => machineId);
+      expect(await stack.up({ ...args, vcOutDialect: "A" })).to.deep.equal([
+        "update cluster",
+        "update frontend",
+        "update compute-0",
+        "update compute-1",
+      ]);
+      expect([...site.machines.values()].map(({ vcOut }) => readVcOut(vcOut).dialect)).to.deep.equal(["A", "A", "A"]);
+      expect([...site.machines.values()].map(({ machineId }) => machineId)).to.deep.equal(ids);
+      await stack.refresh();
+      expect(await stack.up({ ...args, vcOutDialect: "A" })).to.deep.equal([]);
+      await stack.up(args);
+      expect([...site.machines.values()].map(({ vcOut }) => readVcOut(vcOut).dialect)).to.deep.equal(["B", "B", "B"]);
+      expect(await stack.up({ ...args, vcOutDialect: "B" }), "the default").to.deep.equal(["update cluster"]);
     });
 
     it("gives every node a new public key's vc-out.xml", async () => {

@@ -86,7 +86,11 @@ export class Stack {
     const nodeInputs = (node: string, slice: object) => ({
       clusterId,
       node,
-      slice: { site, siteId, ...slice, ...(power === "off" && { power }) },
+      slice: {
+        ...{ site, siteId, ...slice },
+        ...(plan.vcOutDialect !== undefined && { vcOutDialect: plan.vcOutDialect }),
+        ...(power === "off" && { power }),
+      },
       ...wait,
     });
 

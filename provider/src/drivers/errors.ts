@@ -34,6 +34,9 @@ export class AddressTaken extends VirtualClusterError {}
 /** The site has not enough cpus, memory, disk or addresses. */
 export class NoCapacity extends VirtualClusterError {}
 
+/** Names, addresses or networks that can't go together. */
+export class Contradiction extends VirtualClusterError {}
+
 /** The site or its driver can't do this. */
 export class NotSupported extends VirtualClusterError {}
 

@@ -34,7 +34,12 @@ export function parseXml(text: string): XmlElement {
   if (valid !== true) {
     throw new RangeError(`is not well-formed XML: ${valid.err.msg} (line ${valid.err.line})`);
   }
-  return parser.parse(text) as XmlElement;
+  try {
+    return parser.parse(text) as XmlElement;
+  } catch (error) {
+    // Names that would reach the objects of this program, entities that grow.
+    throw new RangeError(`is not XML that can be read: ${(error as Error).message}`);
+  }
 }
 
 /** All child elements of a name, in order. */

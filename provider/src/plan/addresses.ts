@@ -55,7 +55,7 @@ export function overlap(one: Subnet, other: Subnet): boolean {
   return one.prefix < other.prefix ? contains(one, other.network) : contains(other, one.network);
 }
 
-/** The host address at a place of the subnet: 1 is the first, -1 the last before the broadcast address. */
+/** The address at a place of the subnet: 1 is the first host's, -1 the last one's, 0 the broadcast address. */
 export function hostAt(net: Subnet, place: number): string {
   const size = 2 ** (32 - net.prefix);
   return fromNumber(toNumber(net.network) + (place > 0 ? place : size - 1 + place));
@@ -63,6 +63,11 @@ export function hostAt(net: Subnet, place: number): string {
 
 export function hostCount(net: Subnet): number {
   return Math.max(0, 2 ** (32 - net.prefix) - 2);
+}
+
+/** Whether a host of the subnet can have it: neither the network's own address nor the broadcast address. */
+export function isHostOf(net: Subnet, ip: string): boolean {
+  return contains(net, ip) && (net.prefix >= 31 || (ip !== net.network && ip !== hostAt(net, 0)));
 }
 
 /**

@@ -10,7 +10,16 @@ export interface ClusterIdentity {
 }
 
 /** What a cluster may be called at a site; it is a host name too. */
-export const CLUSTER_NAME = /^[a-z][a-z0-9-]{0,62}$/;
+export const CLUSTER_NAME = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
+
+/** The longest domain name, dots included. */
+const LONGEST_DOMAIN = 253;
+const LABEL = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/i;
+
+/** Whether it may be a host's name, with or without its domain (RFC 1123). */
+export function isHostName(name: string): boolean {
+  return name.length <= LONGEST_DOMAIN && name.split(".").every((label) => LABEL.test(label));
+}
 
 /** Longest name that still leaves room for a hash. */
 const LONGEST = 63;
@@ -23,7 +32,7 @@ const HASH_LENGTH = 8;
  */
 export function clusterNameOf(identity: ClusterIdentity): string {
   const full = [identity.project, identity.stack, identity.cluster].join("-");
-  if (CLUSTER_NAME.test(full) && !full.endsWith("-")) {
+  if (CLUSTER_NAME.test(full)) {
     return full;
   }
   const hash = createHash("sha256")

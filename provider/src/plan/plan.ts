@@ -1,5 +1,6 @@
 import type { Shape, SiteDescription } from "../drivers/driver";
 import { AddressTaken, NoCapacity } from "../drivers/errors";
+import { DEFAULT_DIALECT, type Dialect } from "../vc-out/vc-out";
 import { contains, fromNumber, hostAt, hostCount, macOf, overlap, type Subnet, subnet, toNumber } from "./addresses";
 import { computeName } from "./names";
 
@@ -9,6 +10,8 @@ export interface ClusterPlan {
   readonly computes: readonly NodePlan[];
   readonly privateNetwork: PrivateNetwork;
   readonly publicNetwork: PublicNetwork;
+  /** In which its nodes' vc-out.xml are written. Absent: in the default one. */
+  readonly vcOutDialect?: Dialect;
 }
 
 export interface NodePlan {
@@ -54,6 +57,7 @@ export interface ClusterWish {
   readonly frontend: { readonly cpus: number; readonly memory: number; readonly diskSize?: number | undefined };
   /** A public address of the user's choice. */
   readonly publicIp?: string | undefined;
+  readonly vcOutDialect?: Dialect | undefined;
 }
 
 /** What was dealt before and is kept: at the site (best), else in the program's state. */
@@ -129,6 +133,8 @@ export function planCluster(wish: ClusterWish, site: SiteDescription, dealt: Par
     ),
     privateNetwork: { cidr: privateSubnet.cidr },
     publicNetwork: site.publicNetwork,
+    ...(wish.vcOutDialect !== undefined &&
+      wish.vcOutDialect !== DEFAULT_DIALECT && { vcOutDialect: wish.vcOutDialect }),
   };
 }
 

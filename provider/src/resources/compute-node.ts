@@ -1,5 +1,6 @@
 import { z } from "zod";
-import { computeVcOut } from "../vc-out/dialect-b";
+import { computeVcOut, DEFAULT_DIALECT } from "../vc-out/vc-out";
+import { writeVcOut } from "../vc-out/write";
 import type { LifeCycle, Properties } from "./host";
 import {
   checkNode,
@@ -47,7 +48,9 @@ export function computeNodeLifeCycle(): LifeCycle {
 async function ensure(news: Properties, past: Past): Promise<Properties> {
   const inputs = inputsOf(news);
   const plan = { name: inputs.node, ...inputs };
-  return ensureNode(inputs, "compute", past, (record) => computeVcOut(record.plan, plan, record.publicKeys));
+  return ensureNode(inputs, "compute", past, (record) =>
+    writeVcOut(computeVcOut(record.plan, plan, record.publicKeys), inputs.vcOutDialect ?? DEFAULT_DIALECT),
+  );
 }
 
 function inputsOf(news: Properties): ComputeNodeInputs {

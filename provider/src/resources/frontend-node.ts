@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { FrontendPlan } from "../plan/plan";
-import { frontendVcOut, type ListedCompute } from "../vc-out/dialect-b";
+import { DEFAULT_DIALECT, frontendVcOut, type PlannedCompute } from "../vc-out/vc-out";
+import { writeVcOut } from "../vc-out/write";
 import type { LifeCycle, Properties } from "./host";
 import {
   checkNode,
@@ -24,7 +25,7 @@ export interface FrontendNodeInputs extends NodeInputs {
   readonly publicIp: string;
   readonly publicMac: string;
   /** Whom the frontend knows: exactly the computes of the plan. */
-  readonly computes: readonly ListedCompute[];
+  readonly computes: readonly PlannedCompute[];
   /** Who may log in as root. */
   readonly publicKey: string;
 }
@@ -91,7 +92,8 @@ async function ensure(news: Properties, past: Past): Promise<Properties> {
   const inputs = inputsOf(news);
   return ensureNode(inputs, "frontend", past, (record) => {
     const frontend: FrontendPlan = { ...record.plan.frontend, publicIp: inputs.publicIp, publicMac: inputs.publicMac };
-    return frontendVcOut({ ...record.plan, frontend, computes: inputs.computes }, [inputs.publicKey]);
+    const vcOut = frontendVcOut({ ...record.plan, frontend, computes: inputs.computes }, [inputs.publicKey]);
+    return writeVcOut(vcOut, inputs.vcOutDialect ?? DEFAULT_DIALECT);
   });
 }
 

@@ -15,8 +15,10 @@ export const identityArgs = {
   name: z.string().min(1),
   clusterName: z
     .string()
-    .regex(CLUSTER_NAME, "must begin with a letter and hold at most 63 lower-case letters, digits and dashes")
-    .refine((name) => !name.endsWith("-"), "must not end with a dash")
+    .regex(
+      CLUSTER_NAME,
+      "must begin with a letter, hold at most 63 lower-case letters, digits and dashes, and not end with a dash",
+    )
     .optional(),
   site: siteArgument.optional(),
 };

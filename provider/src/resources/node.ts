@@ -15,6 +15,7 @@ import { NotReady } from "../drivers/errors";
 import { addressOf } from "../drivers/registry";
 import { siteSettings } from "../drivers/settings";
 import { sha256 } from "../vc-out/digest";
+import { DIALECTS, type Dialect } from "../vc-out/vc-out";
 import {
   belongsTo,
   clusterNameIn,
@@ -57,6 +58,8 @@ export interface NodeInputs extends NodeLocation, Shape {
   /** Default `ready`. */
   readonly waitFor?: "none" | "running" | "ready" | undefined;
   readonly timeouts?: Timeouts | undefined;
+  /** In which its vc-out.xml is written. Default `B`. */
+  readonly vcOutDialect?: Dialect | undefined;
 }
 
 export interface NodeOutputs extends NodeInputs {
@@ -96,6 +99,7 @@ export const nodeArgs = {
   power: z.enum(["on", "off"]).optional(),
   waitFor: z.enum(["none", "running", "ready"], 'must be "none", "running" or "ready"').optional(),
   timeouts: timeouts.optional(),
+  vcOutDialect: z.enum(DIALECTS).optional(),
 };
 
 export const DISK_GROWS: Policy = {
@@ -117,6 +121,7 @@ export const NODE_POLICIES: PolicyTable<NodeInputs> = {
   power: IN_PLACE,
   waitFor: IN_PLACE,
   timeouts: IN_PLACE,
+  vcOutDialect: IN_PLACE,
 };
 
 /** The checks of nodes are pure: only their cluster's asks the site. */

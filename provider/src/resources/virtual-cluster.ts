@@ -19,9 +19,11 @@ import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
 import { digestOf, examineDisk } from "../images/disk";
 import { findImage, type LocalImage } from "../images/repository";
+import { contradictionsIn } from "../plan/contradictions";
 import { type ClusterPlan, type ClusterWish, dealtOf, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
 import { proposals } from "../plan/proposals";
 import { shellWord } from "../shell-word";
+import { DIALECTS } from "../vc-out/vc-out";
 import { type Context, clusterIdOf, failureOf, lockOf, openSite, progressOf } from "./context";
 import {
   type CheckFailure,
@@ -70,6 +72,7 @@ const args = z.strictObject({
   power: z.enum(["on", "off"], 'must be "on" or "off"').default("on"),
   minReady: z.int("must be a whole number").min(0, "must not be negative").optional(),
   allowReplace: z.literal("computes", 'must be "computes" or left out').optional(),
+  vcOutDialect: z.enum(DIALECTS, 'must be "A" or "B"').optional(),
   adopt: z.boolean().default(false),
   keepBaseImage: z.boolean().default(false),
 });
@@ -128,6 +131,7 @@ export const VIRTUAL_CLUSTER_POLICIES: PolicyTable<VirtualClusterInputs> = {
   power: IN_PLACE,
   minReady: IN_PLACE,
   allowReplace: IN_PLACE,
+  vcOutDialect: IN_PLACE,
   adopt: IN_PLACE,
   keepBaseImage: IN_PLACE,
   site: refused("a cluster can't move", MAKE_ANOTHER),
@@ -154,10 +158,13 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       return { inputs: news, failures: [] };
     }
     const repositoryConfigured = context.config("repository");
-    const parsed = args.safeParse({
-      ...(repositoryConfigured !== undefined && { repository: repositoryConfigured }),
-      ...identityGiven(given, olds, context),
-    });
+    const parsed = args.safeParse(
+      {
+        ...(repositoryConfigured !== undefined && { repository: repositoryConfigured }),
+        ...identityGiven(given, olds, context),
+      },
+      { reportInput: true },
+    );
     if (!parsed.success) {
       return { inputs: news, failures: parsed.error.issues.map(issueOf) };
     }
@@ -185,6 +192,9 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       ),
       collect("site", () => plan({ ...wish, name: clusterName }, site, mark, old)),
     ]);
+    if (planned) {
+      failures.push(...contradictionsIn(planned.plan).map((error) => failureOf(error, "plan")));
+    }
     if (!publicKey || !planned || failures.length > 0) {
       return { inputs: news, failures };
     }
@@ -369,8 +379,9 @@ async function announceVcOut(
   old: VirtualClusterOutputs,
   inputs: VirtualClusterInputs,
 ): Promise<void> {
-  const listed = ({ plan: { computes }, publicKey }: VirtualClusterInputs) => [
+  const listed = ({ plan: { computes, vcOutDialect }, publicKey }: VirtualClusterInputs) => [
     publicKey,
+    vcOutDialect,
     ...computes.map(({ name, cpus, privateIp }) => ({ name, cpus, privateIp })),
   ];
   if (inputs.power === "off" || same(listed(old), listed(inputs))) {
@@ -583,5 +594,6 @@ function issueOf(issue: z.core.$ZodIssue): CheckFailure {
     return { property, reason: `${property} is not a property of a virtual cluster` };
   }
   const property = issue.path.join(".") || "inputs";
-  return { property, reason: `${property} ${issue.message.replace(/^Invalid/, "is invalid:")}` };
+  const value = ["string", "number"].includes(typeof issue.input) ? ` (it is ${JSON.stringify(issue.input)})` : "";
+  return { property, reason: `${property} ${issue.message.replace(/^Invalid/, "is invalid:")}${value}` };
 }

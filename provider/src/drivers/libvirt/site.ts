@@ -1,7 +1,7 @@
-import { addressesOf, contains, hostAt, subnet, subnetOf } from "../../plan/addresses";
+import { addressesOf, hostAt, isHostOf, subnet, subnetOf } from "../../plan/addresses";
 import type { PublicNetwork } from "../../plan/plan";
 import type { Holder, SiteDescription } from "../driver";
-import { NotFound, NotSupported } from "../errors";
+import { Contradiction, NotFound, NotSupported } from "../errors";
 import type { LibvirtSettings } from "../settings";
 import type { Virsh } from "./virsh";
 import { LEASE_PREFIX, LOCK_PREFIX, type ObservedNetwork, parseNetwork, REPLUG_PREFIX } from "./xml";
@@ -11,7 +11,7 @@ const DEFAULT_OVERCOMMIT = 8;
 
 /**
  * What a libvirt has and hands out, in a handful of virsh runs.
- * @throws NotFound for an unknown network, Unreachable
+ * @throws NotFound for an unknown network, Contradiction, Unreachable
  */
 export async function describeSite(
   virsh: Virsh,
@@ -94,7 +94,7 @@ export async function listNetworks(virsh: Virsh, uuids?: string): Promise<Observ
   return documents.filter((xml) => xml.trim()).map(parseNetwork);
 }
 
-function describePublicNetwork(observed: ObservedNetwork, settings: LibvirtSettings): PublicNetwork {
+export function describePublicNetwork(observed: ObservedNetwork, settings: LibvirtSettings): PublicNetwork {
   const [own] = observed.addresses;
   const gateway = settings.gateway ?? own?.address;
   const netmask = settings.netmask ?? own?.netmask;
@@ -107,21 +107,37 @@ function describePublicNetwork(observed: ObservedNetwork, settings: LibvirtSetti
   }
   return {
     name: observed.name,
-    cidr: subnetOf(gateway, netmask).cidr,
+    // A netmask of libvirt's is that of libvirt's address: then a gateway of the user's must be in that network.
+    cidr: subnetOf((!settings.netmask && own?.address) || gateway, netmask).cidr,
     gateway,
     dns: settings.dns ?? [own?.address ?? gateway],
     domain: settings.domain ?? "local",
   };
 }
 
-/** With DHCP on the network, a lease of ours is also a reservation there; so its range needn't be left out. */
-function publicAddressesOf(observed: ObservedNetwork, network: PublicNetwork, settings: LibvirtSettings): string[] {
+/**
+ * With DHCP on the network, a lease of ours is also a reservation there; so its range needn't be left out.
+ * @throws Contradiction for one that no host of the network can have
+ */
+export function publicAddressesOf(
+  observed: ObservedNetwork,
+  network: PublicNetwork,
+  settings: LibvirtSettings,
+): string[] {
   const net = subnet(network.cidr);
   const listed = settings.publicAddresses
     ? addressesOf(settings.publicAddresses)
     : addressesOf([`${hostAt(net, 1)}-${hostAt(net, -1)}`]);
+  const stray = listed.find((ip) => !isHostOf(net, ip));
+  if (stray !== undefined) {
+    throw new Contradiction(
+      `site.publicAddresses ${stray}`,
+      `is no host's in network ${network.name}, ${net.cidr}`,
+      "Leave it out, or mend site.gateway and site.netmask",
+    ).about("site");
+  }
   const own = new Set([network.gateway, ...observed.addresses.map(({ address }) => address)]);
-  return listed.filter((ip) => contains(net, ip) && !own.has(ip));
+  return listed.filter((ip) => !own.has(ip));
 }
 
 function takenAddresses(
