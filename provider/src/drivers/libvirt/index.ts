@@ -23,6 +23,7 @@ import type { LibvirtSettings } from "../settings";
 import { Clusters } from "./clusters";
 import { Guests } from "./guest";
 import { Locks } from "./locks";
+import { Machines } from "./machines";
 import { Nodes } from "./nodes";
 import { capacityOf, describeSite } from "./site";
 import { foundClusters } from "./survey";
@@ -60,6 +61,7 @@ export class LibvirtDriver implements Driver {
   private readonly virsh: Virsh;
   private readonly volumes: Volumes;
   private readonly clusters: Clusters;
+  private readonly machines: Machines;
   private readonly nodes: Nodes;
   private readonly locks: Locks;
   private capabilitiesRead: Promise<HostCapabilities> | undefined;
@@ -68,14 +70,15 @@ export class LibvirtDriver implements Driver {
     const { uri = "", pool = "", sshConfig } = resolveLibvirtSettings(settings);
     this.virsh = new Virsh(uri);
     this.volumes = new Volumes(this.virsh, pool);
+    this.machines = new Machines(this.virsh);
     this.clusters = new Clusters(
       this.virsh,
       this.volumes,
-      () => this.nodes.basesInUse(),
+      () => this.machines.basesInUse(),
       (cluster) => this.nodes.keysInUse(cluster),
     );
     const guests = new Guests(this.virsh, sshConfig);
-    this.nodes = new Nodes(this.virsh, this.volumes, this.clusters, guests, () => this.host());
+    this.nodes = new Nodes(this.virsh, this.machines, this.volumes, this.clusters, guests, () => this.host());
     // Runs of its own: a sign of life doesn't wait behind long transfers.
     this.locks = new Locks(new Virsh(uri));
   }
@@ -98,7 +101,7 @@ export class LibvirtDriver implements Driver {
   }
 
   async read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>> {
-    const machines = await this.nodes.read(clusterName);
+    const machines = await this.machines.read(clusterName);
     return new Map([...machines].map(([node, { domain: _, ...observed }]) => [node, observed]));
   }
 
@@ -114,7 +117,7 @@ export class LibvirtDriver implements Driver {
   }
 
   async survey(): Promise<readonly FoundCluster[]> {
-    const [networks, machines] = await Promise.all([this.clusters.survey(), this.nodes.survey()]);
+    const [networks, machines] = await Promise.all([this.clusters.survey(), this.machines.survey()]);
     return foundClusters(networks, machines);
   }
 
@@ -125,7 +128,7 @@ export class LibvirtDriver implements Driver {
   async allocate(record: ClusterRecord): Promise<ClusterKeys> {
     const [site, machines] = await Promise.all([
       capacityOf(this.virsh, this.settings),
-      this.nodes.read(record.name),
+      this.machines.read(record.name),
       this.volumes.refuseMissingPool(),
     ]);
     if (record.power !== "off") {

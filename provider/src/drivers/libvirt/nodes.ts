@@ -6,16 +6,12 @@ import pLimit from "p-limit";
 import { type GuestFile, injectInto, withOverlay } from "../../images/overlay";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { sha256 } from "../../vc-out/digest";
-import { Batcher } from "../batcher";
 import type {
   BootRequest,
   Channel,
   ClusterRecord,
   ClusterRef,
   NodeRef,
-  NodeState,
-  ObservedNode,
-  Range,
   Shape,
   StopLimits,
   WaitLimits,
@@ -23,8 +19,10 @@ import type {
 import { ForeignOwner, NotFound, NotReady, SiteFailure } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import { Reverter } from "../reverter";
-import { baseVolume, type Clusters, type PrivateKeys, TOGETHER_MS } from "./clusters";
+import { baseVolume, type Clusters, type PrivateKeys } from "./clusters";
 import type { Guests } from "./guest";
+import { diskVolume, lines, type Machine, type Machines } from "./machines";
+import { Shapes } from "./shapes";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
 import {
@@ -33,28 +31,15 @@ import {
   type NodeMark,
   nicXml,
   nodeMetadataXml,
-  type ObservedDomain,
-  parseDomain,
   REPLUG_PREFIX,
   replugNetworkXml,
 } from "./xml";
-
-/** An {@link ObservedNode} with what only this driver needs. */
-interface Machine extends ObservedNode {
-  readonly domain: ObservedDomain;
-  /** Whether its memory lies on the host's disk, to go on with at its next start. */
-  readonly isSaved: boolean;
-}
 
 const CONSOLE_TAIL_LINES = 20;
 /** A starting machine keeps a processor busy with its firmware; preparing its siblings goes on meanwhile. */
 const PARALLEL_STARTS = 4;
 const COPY_SECONDS = 6 * 3600;
 const MIB = 1024 * 1024;
-const ONLINE_TRIES = 10;
-const BALLOON_TRIES = 20;
-/** By how much a balloon may miss its mark, MiB. */
-const BALLOON_TOLERANCE_MIB = 2;
 const MOST_CONSOLE = 4 * 1024 * 1024;
 /** Where the cluster's own keys lie in a guest. */
 const KEY_FILES = {
@@ -67,25 +52,21 @@ const KEY_FILES = {
 /** The machines of clusters: each one domain, its overlay volume and its console's log. */
 export class Nodes {
   private readonly startLimit = pLimit(PARALLEL_STARTS);
-  private readonly clustersRead: Batcher<string, ReadonlyMap<string, Machine>>;
+  private readonly shapes: Shapes;
 
   constructor(
     private readonly virsh: Virsh,
+    private readonly machines: Machines,
     private readonly volumes: Volumes,
     private readonly clusters: Clusters,
     private readonly guests: Guests,
     private readonly host: () => Promise<{ readonly kvm: boolean; readonly cpus: number }>,
   ) {
-    this.clustersRead = new Batcher((names) => this.loadClusters(names), TOGETHER_MS);
-  }
-
-  /** Two virsh runs for all that ask at the same time. */
-  async read(cluster: string): Promise<ReadonlyMap<string, Machine>> {
-    return (await this.clustersRead.get(cluster)) ?? new Map();
+    this.shapes = new Shapes(virsh, volumes, guests);
   }
 
   async boot(ref: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {
-    const found = await this.find(ref);
+    const found = await this.machines.find(ref);
     if (!found) {
       await this.create(ref, request);
       return "created";
@@ -121,7 +102,7 @@ export class Nodes {
     const isSaved = machine.state === "off" && machine.isSaved;
     if (isPaused || isSaved) {
       await this.virsh.run([isPaused ? "resume" : "start", machine.domain.name]);
-      machine = await this.existing(ref);
+      machine = await this.machines.existing(ref);
     }
     if (machine.state === "running" && (await this.resizeLive(machine, request.plan))) {
       if (machine.vcOutDigest !== sha256(request.vcOut)) {
@@ -131,14 +112,14 @@ export class Nodes {
       return isPaused || isSaved ? "started" : "kept";
     }
     await this.resizeOff(machine, request.plan, request.stop);
-    await this.start(ref, await this.existing(ref), request);
+    await this.start(ref, await this.machines.existing(ref), request);
     // Last, so that no host starts a machine whose disk is being changed.
-    await this.setAutostart(await this.existing(ref), true);
+    await this.setAutostart(await this.machines.existing(ref), true);
     return "started";
   }
 
   async waitFor(ref: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
-    const machine = await this.existing(ref);
+    const machine = await this.machines.existing(ref);
     if (machine.state !== "running") {
       throw new NotReady(
         `node ${ref.node}`,
@@ -161,12 +142,12 @@ export class Nodes {
   }
 
   async channel(ref: NodeRef<ClusterRecord>): Promise<Channel> {
-    const machine = await this.existing(ref);
+    const machine = await this.machines.existing(ref);
     return machine.state === "running" ? this.guests.channel(machine.domain.name, ref.node, ref.cluster) : "nextBoot";
   }
 
   async reconfigure(ref: NodeRef<ClusterRecord>, vcOut: string): Promise<"live" | "nextBoot"> {
-    const machine = await this.existing(ref);
+    const machine = await this.machines.existing(ref);
     const taken =
       machine.state === "running" &&
       (await this.guests.replaceVcOut(machine.domain.name, ref.node, ref.cluster, vcOut));
@@ -179,7 +160,7 @@ export class Nodes {
   }
 
   async resize(ref: NodeRef, shape: Shape, limits: StopLimits): Promise<"live" | "restarted"> {
-    const machine = await this.existing(ref);
+    const machine = await this.machines.existing(ref);
     if (await this.resizeLive(machine, shape)) {
       return "live";
     }
@@ -196,14 +177,14 @@ export class Nodes {
     if (machine.state !== "running") {
       return false;
     }
-    await this.growDisk(machine, shape);
+    await this.shapes.growDisk(machine, shape);
     if (machine.nextStart) {
-      await this.reshape(machine.domain, shape);
+      await this.shapes.reshape(machine.domain, shape);
     }
     if (machine.cpus === shape.cpus && machine.memory === shape.memory) {
       return true;
     }
-    return fits(machine.live, shape) && this.reshapeLive(machine, shape);
+    return this.shapes.reshapeLive(machine, shape);
   }
 
   /** Stops a machine that isn't in this shape, and gives it to it. */
@@ -211,20 +192,20 @@ export class Nodes {
     const reshaped = machine.cpus !== shape.cpus || machine.memory !== shape.memory;
     if (reshaped) {
       await this.stop(machine, limits);
-      await this.reshape(machine.domain, shape);
+      await this.shapes.reshape(machine.domain, shape);
     }
     if (reshaped || machine.state === "off") {
-      await this.growDisk({ ...machine, state: "off" }, shape);
+      await this.shapes.growDisk({ ...machine, state: "off" }, shape);
     }
   }
 
   async shutdown(ref: NodeRef, limits: StopLimits): Promise<void> {
-    await this.stop(await this.existing(ref), limits);
+    await this.stop(await this.machines.existing(ref), limits);
   }
 
   async remove(ref: NodeRef, limits: StopLimits): Promise<void> {
     const name = domainName(ref);
-    const [machine, record] = await Promise.all([this.find(ref), this.clusters.find(ref.cluster.name)]);
+    const [machine, record] = await Promise.all([this.machines.find(ref), this.clusters.find(ref.cluster.name)]);
     if (machine) {
       await this.stop(machine, limits);
       await this.undefine(machine);
@@ -276,7 +257,7 @@ export class Nodes {
    */
   async removeLeftovers(cluster: ClusterRef, keepDisks: boolean): Promise<boolean> {
     const [machines, volumes] = await Promise.all([
-      this.read(cluster.name),
+      this.machines.read(cluster.name),
       this.volumes.refresh().then(() => this.volumes.list()),
       this.refuseForeignCluster(cluster),
     ]);
@@ -320,7 +301,7 @@ export class Nodes {
 
   private async unpluggedMachines(record: ClusterRecord): Promise<Array<[string, Machine]>> {
     // One that is paused has its NICs as well.
-    const active = [...(await this.read(record.name))].filter(
+    const active = [...(await this.machines.read(record.name))].filter(
       ([, { state, mark }]) => (state === "running" || state === "paused") && isOurs(mark, record),
     );
     if (active.length === 0) {
@@ -330,18 +311,9 @@ export class Nodes {
     return active.filter(([, { domain }]) => !ports.includes(domain.nics[0]?.port || "none"));
   }
 
-  /** Every machine at the site that carries a mark. */
-  async survey(): Promise<NodeMark[]> {
-    return (await this.allDomains()).flatMap(({ mark }) => (mark ? [mark] : []));
-  }
-
-  async basesInUse(): Promise<Set<string>> {
-    return new Set((await this.allDomains()).map(({ base }) => base));
-  }
-
   /** A cluster's own keys, from the first of its running machines that can be asked. */
   async keysInUse(cluster: string): Promise<PrivateKeys | undefined> {
-    for (const { state, domain } of (await this.read(cluster)).values()) {
+    for (const { state, domain } of (await this.machines.read(cluster)).values()) {
       const files =
         state === "running" ? await this.guests.readFiles(domain.name, Object.values(KEY_FILES)) : undefined;
       if (files) {
@@ -353,12 +325,6 @@ export class Nodes {
       }
     }
     return undefined;
-  }
-
-  private async allDomains(): Promise<ObservedDomain[]> {
-    const names = lines(await this.virsh.run(["list", "--all", "--name"]));
-    const documents = await this.virsh.batch(names.map((name) => ["dumpxml", "--inactive", name]));
-    return documents.filter((xml) => xml.trim()).map(parseDomain);
   }
 
   async diagnose(ref: NodeRef): Promise<string> {
@@ -527,7 +493,7 @@ export class Nodes {
     });
     await this.setMark(ref, machine, { vcOutDigest: mark.vcOutDigest });
     await this.volumes.remove(replacementVolume(name));
-    return this.existing(ref);
+    return this.machines.existing(ref);
   }
 
   /** Asks the guest by every way there is, then pulls the plug. */
@@ -556,86 +522,9 @@ export class Nodes {
     });
   }
 
-  /** The definition alone, from which the next start is made. */
-  private async reshape({ name, mostCpus }: ObservedDomain, shape: Shape): Promise<void> {
-    const memory = `${shape.memory}MiB`;
-    const [cpus, most] = [String(shape.cpus), String(Math.max(shape.cpus, mostCpus))];
-    await this.virsh.sequence([
-      ["setmaxmem", name, memory, "--config"],
-      ["setmem", name, memory, "--config"],
-      ["setvcpus", name, most, "--config", "--maximum"],
-      ["setvcpus", name, cpus, "--config"],
-    ]);
-  }
-
-  private async growDisk({ domain, state, diskSize }: Machine, shape: Shape): Promise<void> {
-    if (shape.diskSize === undefined || diskSize === undefined || diskSize >= shape.diskSize) {
-      return;
-    }
-    const size = `${shape.diskSize}MiB`;
-    if (state === "off") {
-      await this.virsh.run(["vol-resize", "--pool", this.volumes.pool, diskVolume(domain.name), size]);
-    } else {
-      await this.virsh.run(["blockresize", domain.name, domain.disk, size]);
-      await this.guests.grow(domain.name);
-    }
-  }
-
-  /** @returns false where the guest doesn't take part */
-  private async reshapeLive({ domain, cpus, memory }: Machine, shape: Shape): Promise<boolean> {
-    const { name } = domain;
-    const online = cpus === shape.cpus || (await this.addCpus(name, shape.cpus));
-    return online && (memory === shape.memory || this.moveBalloon(name, shape.memory));
-  }
-
-  private async addCpus(name: string, cpus: number): Promise<boolean> {
-    await this.virsh.run(["setvcpus", name, String(cpus), "--live", "--config"]);
-    for (let tries = 0; tries < ONLINE_TRIES; tries++) {
-      // The guest needs a moment to see them, and then has to be told to use them.
-      await setTimeout(300);
-      const [, count = ""] = await this.virsh.batch(
-        [
-          ["setvcpus", name, String(cpus), "--guest"],
-          ["vcpucount", name, "--guest"],
-        ],
-        { tolerant: true },
-      );
-      if (Number(count.trim()) === cpus) {
-        return true;
-      }
-    }
-    return false;
-  }
-
-  private async moveBalloon(name: string, memory: number): Promise<boolean> {
-    // The definition first, so that the next start is one in the same shape.
-    await this.virsh.sequence([
-      ["setmaxmem", name, `${memory}MiB`, "--config"],
-      ["setmem", name, `${memory}MiB`, "--live", "--config"],
-    ]);
-    for (let tries = 0; tries < BALLOON_TRIES; tries++) {
-      const stats = await this.virsh.run(["domstats", name, "--balloon"]);
-      const current = Number(/balloon\.current=(\d+)/.exec(stats)?.[1] ?? 0) / 1024;
-      if (Math.abs(current - memory) <= BALLOON_TOLERANCE_MIB) {
-        return true;
-      }
-      await setTimeout(1000);
-    }
-    return false;
-  }
-
   private async setMark(ref: NodeRef<ClusterRecord>, machine: Machine, what: MarkContent): Promise<void> {
     const where = machine.state === "running" ? ["--live", "--config"] : ["--config"];
     await this.virsh.run(setMetadata(machine.domain.name, markOf(ref, what), where));
-  }
-
-  /** @throws ForeignOwner for a machine of that name that isn't this cluster's */
-  private async find(ref: NodeRef): Promise<Machine | undefined> {
-    const machine = (await this.read(ref.cluster.name)).get(ref.node);
-    if (machine) {
-      refuseForeign(`machine ${machine.domain.name}`, machine.mark, ref.cluster);
-    }
-    return machine;
   }
 
   /** A disk without a machine says by its name alone whose it is. */
@@ -645,82 +534,6 @@ export class Nodes {
       refuseForeign(`cluster ${record.name}`, record.mark, cluster);
     }
   }
-
-  private async existing(ref: NodeRef): Promise<Machine> {
-    const machine = await this.find(ref);
-    if (!machine) {
-      throw new NotFound(
-        `node ${ref.node} of cluster ${ref.cluster.name}`,
-        "its machine is gone",
-        "Run `pulumi up`, which makes it again",
-      );
-    }
-    return machine;
-  }
-
-  private async loadClusters(names: readonly string[]): Promise<Map<string, ReadonlyMap<string, Machine>>> {
-    const [all = "", autostarted = "", saved = "", states = ""] = await this.virsh.batch([
-      ["list", "--all", "--name"],
-      ["list", "--all", "--autostart", "--name"],
-      ["list", "--all", "--with-managed-save", "--name"],
-      ["domstats", "--state"],
-    ]);
-    const clusters = new Map<string, Map<string, Machine>>(names.map((name) => [name, new Map()]));
-    const found = lines(all).flatMap((domain) => {
-      const match = /^([a-z][a-z0-9-]*)-(frontend|compute-\d+)$/.exec(domain);
-      const nodes = match && clusters.get(match[1] ?? "");
-      return nodes ? [{ domain, node: match[2] ?? "", nodes }] : [];
-    });
-    const answers = await this.virsh.batch(
-      found.flatMap(({ domain }) => [
-        ["dumpxml", domain],
-        ["dumpxml", "--inactive", domain],
-        ["domstats", domain, "--block", "--balloon"],
-      ]),
-    );
-    const [autostart, savedNames] = [new Set(lines(autostarted)), new Set(lines(saved))];
-    const stateOf = parseStates(states);
-    found.forEach(({ domain, node, nodes }, index) => {
-      const [xml = "", next = "", stats = ""] = answers.slice(index * 3, index * 3 + 3);
-      if (xml.trim() && next.trim()) {
-        const state = stateOf.get(domain) ?? "unknown";
-        const observed = machineOf(parseDomain(xml), parseDomain(next), stats, state, autostart.has(domain));
-        nodes.set(node, { ...observed, isSaved: savedNames.has(domain) });
-      } // Else it has gone between the two runs.
-    });
-    return clusters;
-  }
-}
-
-/** @param next its definition, from which the next start is made */
-function machineOf(
-  domain: ObservedDomain,
-  next: ObservedDomain,
-  stats: string,
-  state: NodeState,
-  autostart: boolean,
-): Omit<Machine, "isSaved"> {
-  const { cpus, mostCpus, mostMemory, mark } = domain;
-  const memory = Math.abs(domain.memory - next.memory) <= BALLOON_TOLERANCE_MIB ? next.memory : domain.memory;
-  const bytes = Number(/^\s*block\.0\.capacity=(\d+)/m.exec(stats)?.[1] ?? 0);
-  const hasBalloonDriver = /^\s*balloon\.available=\d/m.test(stats);
-  return {
-    domain,
-    state,
-    machineId: domain.uuid,
-    ...{ cpus, memory, autostart },
-    macs: domain.nics.map(({ mac }) => mac),
-    ...(bytes > 0 && { diskSize: Math.floor(bytes / MIB) }),
-    vcOutDigest: mark?.vcOutDigest ?? "",
-    vcOutWaits: mark?.vcOutWaits === true,
-    live: {
-      // Taking cpus away makes a later start of one end QEMU 7.2, and without an agent nobody in the guest uses a new one.
-      cpus: { min: cpus, max: domain.hasAgent ? mostCpus : cpus },
-      memory: hasBalloonDriver ? { min: Math.ceil(mostMemory / 2), max: mostMemory } : { min: memory, max: memory },
-    },
-    ...((next.cpus !== cpus || next.memory !== memory) && { nextStart: { cpus: next.cpus, memory: next.memory } }),
-    ...(mark && { mark: mark.mark }),
-  };
 }
 
 async function tailOf(file: string): Promise<string> {
@@ -733,11 +546,6 @@ async function tailOf(file: string): Promise<string> {
   } finally {
     await handle.close();
   }
-}
-
-function fits(live: ObservedNode["live"], { cpus, memory }: Shape): boolean {
-  const within = ({ min, max }: Range, value: number) => min <= value && value <= max;
-  return within(live.cpus, cpus) && within(live.memory, memory);
 }
 
 /** Whether somebody has given it other NICs than were planned: its guest wouldn't know them. */
@@ -765,10 +573,6 @@ function domainName({ cluster, node }: NodeRef): string {
   return `${cluster.name}-${node}`;
 }
 
-function diskVolume(domain: string): string {
-  return `${domain}.qcow2`;
-}
-
 function consoleVolume(domain: string): string {
   return `${domain}.console`;
 }
@@ -776,30 +580,4 @@ function consoleVolume(domain: string): string {
 /** What is about to take the disk's place. */
 function replacementVolume(domain: string): string {
   return `${domain}.new.qcow2`;
-}
-
-function lines(text: string): string[] {
-  return text
-    .split("\n")
-    .map((line) => line.trim())
-    .filter(Boolean);
-}
-
-/** virDomainState by number, as `domstats` prints it. */
-const STATES: Readonly<Record<string, NodeState>> = {
-  1: "running",
-  2: "running",
-  3: "paused",
-  4: "running",
-  5: "off",
-  6: "crashed",
-  7: "paused",
-};
-
-function parseStates(stats: string): Map<string, NodeState> {
-  const states = new Map<string, NodeState>();
-  for (const match of stats.matchAll(/Domain: '([^']+)'\s+state\.state=(\d+)/g)) {
-    states.set(match[1] ?? "", STATES[match[2] ?? ""] ?? "unknown");
-  }
-  return states;
 }
