@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { homedir } from "node:os";
 import { pathToFileURL } from "node:url";
 import { execa } from "execa";
 import pLimit from "p-limit";
@@ -25,6 +26,8 @@ const NO_SUCH_STACK = 6;
 const NO_CONFIGURATION = /no Pulumi\.yaml project file|no stack selected|no stack named/;
 /** Each run of the CLI takes a processor for some tenths of a second. */
 const PARALLEL_RUNS = 4;
+/** A backend on the network may be slow; one that says nothing for this long is out of reach. */
+const LIMIT_MS = 120_000;
 
 const stackList = z.array(z.object({ name: z.string() }));
 const configuration = z.record(z.string(), z.object({ value: z.string().optional() }));
@@ -106,7 +109,9 @@ export async function findBackends(): Promise<Backend[]> {
     const run = runner(program, environment);
     const { exitCode, stdout, stderr } = await run("whoami", "--json");
     if (exitCode === 0) {
-      const { url } = z.object({ url: z.string() }).parse(JSON.parse(stdout));
+      const said = z.object({ url: z.string() }).parse(JSON.parse(stdout));
+      // The same folder may be named in two ways.
+      const url = said.url.replace(/^file:\/\/~/, `file://${homedir()}`);
       backends.set(url, backends.get(url) ?? new Backend(run, url));
     } else if (exitCode !== NOT_LOGGED_IN) {
       throw failure("whoami", stderr, "Name the backend that your stacks are in with PULUMI_BACKEND_URL");
@@ -154,7 +159,8 @@ type Run = (...args: string[]) => Promise<{
 function runner(program: string, environment: NodeJS.ProcessEnv): Run {
   const env = { ...environment, PULUMI_SKIP_UPDATE_CHECK: "1" };
   return async (...args) => {
-    const result = await execa(program, [...args, "--non-interactive"], { env, stdin: "ignore", reject: false });
+    const options = { env, stdin: "ignore", reject: false, timeout: LIMIT_MS } as const;
+    const result = await execa(program, [...args, "--non-interactive"], options);
     const { exitCode, stdout, stderr, shortMessage } = result;
     if (exitCode === undefined) {
       throw new NotFound(

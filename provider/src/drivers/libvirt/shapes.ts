@@ -1,5 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import type { Range, Shape } from "../driver";
+import { SiteFailure } from "../errors";
 import type { Guests } from "./guest";
 import { BALLOON_TOLERANCE_MIB, diskVolume, type Machine } from "./machines";
 import type { Virsh } from "./virsh";
@@ -42,14 +43,26 @@ export class Shapes {
     }
   }
 
-  /** @returns false for what takes a restart, and where the guest doesn't take part */
+  /**
+   * @returns false for what takes a restart
+   * @throws SiteFailure where the guest doesn't take part: nobody has announced a restart
+   */
   async reshapeLive({ domain, cpus, memory, live }: Machine, shape: Shape): Promise<boolean> {
     if (!fits(live, shape)) {
       return false;
     }
     const { name } = domain;
-    const online = cpus === shape.cpus || (await this.addCpus(name, shape.cpus));
-    return online && (memory === shape.memory || this.moveBalloon(name, shape.memory));
+    const isDone =
+      (cpus === shape.cpus || (await this.addCpus(name, shape.cpus))) &&
+      (memory === shape.memory || (await this.moveBalloon(name, shape.memory)));
+    if (!isDone) {
+      throw new SiteFailure(
+        `machine ${name}: its guest doesn't take on ${shape.cpus} cpus and ${shape.memory} MiB while it runs`,
+        "",
+        'Run `pulumi up` again; with power: "off" and then "on" it starts in that shape',
+      );
+    }
+    return true;
   }
 
   private async addCpus(name: string, cpus: number): Promise<boolean> {
