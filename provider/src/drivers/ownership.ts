@@ -1,4 +1,4 @@
-import type { ClusterRef } from "./driver";
+import type { ClusterRef, ObservedNode } from "./driver";
 import { ForeignOwner } from "./errors";
 
 const IDENTITY = ["owner", "organization", "project", "stack", "cluster"] as const;
@@ -6,6 +6,11 @@ const IDENTITY = ["owner", "organization", "project", "stack", "cluster"] as con
 /** Whether a mark is that of this very cluster of this very owner. */
 export function isOurs(mark: ClusterRef["mark"] | undefined, cluster: ClusterRef): boolean {
   return mark !== undefined && IDENTITY.every((key) => mark[key] === cluster.mark[key]);
+}
+
+/** The nodes whose machines carry this cluster's mark. */
+export function ourNodes(machines: ReadonlyMap<string, Pick<ObservedNode, "mark">>, cluster: ClusterRef): string[] {
+  return [...machines].flatMap(([node, { mark }]) => (isOurs(mark, cluster) ? [node] : []));
 }
 
 /** @throws ForeignOwner naming whose it is */

@@ -12,7 +12,7 @@ import type {
   Progress,
 } from "../drivers/driver";
 import { ForeignOwner, InvalidImage, NotFound, NotSupported, Unreachable } from "../drivers/errors";
-import { isOurs, refuseForeign } from "../drivers/ownership";
+import { isOurs, ourNodes, refuseForeign } from "../drivers/ownership";
 import { connect, placeOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
 import type { SiteSettings } from "../drivers/settings";
@@ -318,7 +318,9 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     await using _lock = await lockOf(driver, record, progressOf(record.name));
     // Nodes delete their own machines. What is left was made by a create that was cut off before the state knew it.
     await Promise.all(
-      (await machinesOf(driver, record)).map((node) => driver.remove({ cluster: record, node }, { graceSeconds: 0 })),
+      ourNodes(await driver.read(record.name), record).map((node) =>
+        driver.remove({ cluster: record, node }, { graceSeconds: 0 }),
+      ),
     );
     await driver.release(record, { keepBaseImage: outs.keepBaseImage });
   }
@@ -574,12 +576,6 @@ function outputsOf(inputs: VirtualClusterInputs, record: ClusterRecord, keys: Cl
     ssh: ["ssh", ...sshArguments.map(shellWord)].join(" "),
     knownHosts: `${publicIp} ${keys.hostKey}`,
   });
-}
-
-/** The nodes whose machines carry this cluster's mark. */
-async function machinesOf(driver: Driver, record: ClusterRecord): Promise<string[]> {
-  const machines = await driver.read(record.name);
-  return [...machines].filter(([, machine]) => isOurs(machine.mark, record)).map(([node]) => node);
 }
 
 /** Whether anything with this cluster's mark is at the site although its record isn't. */

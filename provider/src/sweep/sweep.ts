@@ -1,6 +1,6 @@
 import pLimit from "p-limit";
 import type { Driver, FoundCluster, Progress } from "../drivers/driver";
-import { isOurs } from "../drivers/ownership";
+import { isOurs, ourNodes } from "../drivers/ownership";
 import { addressOf, connect } from "../drivers/registry";
 import { allDone } from "../drivers/reverter";
 import type { SiteSettings } from "../drivers/settings";
@@ -56,9 +56,10 @@ export async function removeOrphan({ site, cluster, ask, progress }: SweepReques
     return "known";
   }
   const [held, machines] = await Promise.all([driver.find(cluster.name), driver.read(cluster.name)]);
-  const nodes = [...machines].flatMap(([node, { mark }]) => (isOurs(mark, cluster) ? [node] : []));
   const limit = pLimit(driver.capabilities.parallelNodes);
-  await allDone(...nodes.map((node) => limit(() => driver.remove({ cluster, node }, { graceSeconds: 0 }))));
+  await allDone(
+    ...ourNodes(machines, cluster).map((node) => limit(() => driver.remove({ cluster, node }, { graceSeconds: 0 }))),
+  );
   await driver.release(held && isOurs(held.mark, cluster) ? held : (cluster.record ?? cluster), {
     keepBaseImage: false,
   });
