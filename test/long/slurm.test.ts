@@ -44,7 +44,7 @@ describe("examples/slurm: a scheduler that follows its cluster", function () {
     expect(stderr).to.contain("File not found");
   });
 
-  it("runs on three after a resize, without a reboot of the frontend and without a job noticing", async () => {
+  it("takes a third one, without a reboot of the frontend and without a job noticing", async () => {
     const wait = "while [ ! -e /root/go ]; do sleep 1; done; echo went on";
     const job = await frontend.run(`cd /root && sbatch --parsable -w compute-0 -o running.out --wrap "${wait}"`);
     await eventually(120, async () => expect(await stateOf(job)).to.equal("RUNNING"));
@@ -55,6 +55,9 @@ describe("examples/slurm: a scheduler that follows its cluster", function () {
     await frontend.run("ssh compute-0 touch /root/go");
     await eventually(120, async () => expect(await stateOf(job)).to.equal("COMPLETED"));
     expect(await frontend.run("ssh compute-0 cat /root/running.out")).to.equal("went on");
+  });
+
+  it("then runs a job on all three", async () => {
     await runsOn(["compute-0", "compute-1", "compute-2"]);
   });
 
@@ -64,10 +67,13 @@ describe("examples/slurm: a scheduler that follows its cluster", function () {
     expect(output).to.equal("compute-0\ncompute-1\ncompute-2");
   });
 
-  it("knows one compute after the others have left, and runs nothing that needs two", async () => {
+  it("knows one compute after the others have left, ends their jobs, and runs nothing that needs two", async () => {
+    const job = await frontend.run('cd /root && sbatch --parsable -w compute-2 --wrap "sleep 3600"');
+    await eventually(120, async () => expect(await stateOf(job)).to.equal("RUNNING"));
     await life.change(cluster(1));
     expect(await frontend.run(BOOT_ID)).to.equal(bootId);
     await eventually(120, async () => expect(await nodes()).to.deep.equal(["compute-0"]));
+    expect(await stateOf(job)).to.equal("NODE_FAIL");
     await runsOn(["compute-0"]);
     expect(await frontend.run("srun --immediate=20 -N2 hostname -s || :")).to.match(/Unable to allocate resources/);
   });
@@ -99,7 +105,7 @@ describe("examples/slurm: a scheduler that follows its cluster", function () {
   }
 
   async function stateOf(job: string): Promise<string> {
-    return frontend.run(`scontrol show job ${job} | sed -n "s/ *JobState=\\([A-Z]*\\).*/\\1/p"`);
+    return frontend.run(`scontrol show job ${job} | sed -n "s/ *JobState=\\([A-Z_]*\\).*/\\1/p"`);
   }
 });
 
