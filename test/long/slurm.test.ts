@@ -86,6 +86,15 @@ describe("examples/slurm: a scheduler that follows its cluster", function () {
     expect(await frontend.run(BOOT_ID)).to.equal(bootId);
   });
 
+  it("works with a compute again that was rebooted", async () => {
+    const before = await frontend.run(`ssh compute-0 ${BOOT_ID}`);
+    await frontend.run("ssh compute-0 reboot || :");
+    await eventually(600, async () => {
+      expect(await frontend.run(`ssh -o ConnectTimeout=10 compute-0 ${BOOT_ID}`)).to.not.equal(before);
+    });
+    await runsOn(["compute-0"]);
+  });
+
   it("leaves nothing behind", async () => {
     await frontend.close();
     await life.world.pulumi(["destroy", "--yes", "--skip-preview"]);
