@@ -234,7 +234,7 @@ describe("the guest program", () => {
     "has a network named like a path": (xml) => xml.replace("<public ", "<../public "),
     "goes on after its end": (xml) => `${xml.trimEnd()}</vc>`,
     "has something behind its end": (xml) => `${xml}reboot`,
-    "is huge": (xml) => xml.replace("<compute", `<!--${"x".repeat(99)}\n-->`.repeat(12_000) + "<compute"),
+    "is huge": (xml) => xml.replace("<compute", `${`<!--${"x".repeat(99)}\n-->`.repeat(12_000)}<compute`),
     "is huge, in one line": (xml) => xml.replace("<compute", `<!--${"x".repeat(2_000_000)}--><compute`),
   };
 
