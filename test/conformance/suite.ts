@@ -1187,6 +1187,15 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
       check("remove and release are taken up again", async () => {
         const cluster = await allocated();
         await boot(frontendOf(cluster));
+        await boot(computeOf(cluster));
+        await interruptedEverywhere(
+          () => driver.remove(computeOf(cluster), AT_ONCE),
+          async () => {
+            const left = (await backend.leftovers()).filter((line) => /compute-0/.test(line));
+            const seen = (await backend.otherProcess.read(cluster.name)).has("compute-0");
+            expect(seen, `a compute of which is left: ${left.join(", ") || "nothing"}`).to.equal(left.length > 0);
+          },
+        );
         await interruptedEverywhere(
           () => driver.remove(frontendOf(cluster), AT_ONCE),
           async () => undefined,

@@ -348,15 +348,26 @@ export class MemoryDriver implements Driver {
     this.site.ask();
     const record = this.recordOf(node.cluster.name);
     const machine = this.machineOf(node);
-    if (machine) {
-      await this.step("delete machine");
-      this.site.machines.delete(keyOf(node));
-    } else if (record) {
+    if (!machine && record) {
       // A disk without a machine says by its name alone whose it is.
       refuseForeign(`cluster ${record.name}`, record.mark, node.cluster);
     }
-    await this.step("delete disk");
-    this.deleteDisk(keyOf(node));
+    const takeDisk = async () => {
+      await this.step("delete disk");
+      this.deleteDisk(keyOf(node));
+    };
+    // What `read` shows goes last: then a compute that no state knows is seen until all of it is gone. A frontend's disk
+    // goes last, since with it a machine can be made again.
+    if (node.node !== "frontend") {
+      await takeDisk();
+    }
+    if (machine) {
+      await this.step("delete machine");
+      this.site.machines.delete(keyOf(node));
+    }
+    if (node.node === "frontend") {
+      await takeDisk();
+    }
     await this.removeUnusedBases(record?.formerBases ?? []);
   }
 
