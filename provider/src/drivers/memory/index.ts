@@ -352,7 +352,10 @@ export class MemoryDriver implements Driver {
     this.site.ask();
     const record = this.recordOf(node.cluster.name);
     const machine = this.machineOf(node);
-    if (!machine && record) {
+    if (machine?.state === "running") {
+      await this.step("stop machine");
+      machine.state = "off";
+    } else if (!machine && record) {
       // A disk without a machine says by its name alone whose it is.
       refuseForeign(`cluster ${record.name}`, record.mark, node.cluster);
     }
