@@ -1,9 +1,10 @@
 import { z } from "zod";
-import { computeVcOut, DEFAULT_DIALECT } from "../vc-out/vc-out";
+import { computeVcOut } from "../vc-out/vc-out";
 import { writeVcOut } from "../vc-out/write";
 import type { LifeCycle, Properties } from "./host";
 import {
   checkNode,
+  dialectFor,
   diffNode,
   ensureNode,
   NODE_POLICIES,
@@ -49,7 +50,7 @@ async function ensure(news: Properties, past: Past): Promise<Properties> {
   const inputs = inputsOf(news);
   const plan = { name: inputs.node, ...inputs };
   return ensureNode(inputs, "compute", past, (record) =>
-    writeVcOut(computeVcOut(record.plan, plan, record.publicKeys), inputs.vcOutDialect ?? DEFAULT_DIALECT),
+    writeVcOut(computeVcOut(record.plan, plan, record.publicKeys), dialectFor(inputs, record.image.compute)),
   );
 }
 
