@@ -5,10 +5,10 @@ import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import { execa } from "execa";
 
-const OVERLAY = { base: "/dev/zero", baseAtSite: "/no/base", size: 1048576, rootOffset: 0, files: [] };
+const OVERLAY = { base: "/dev/zero", baseAtSite: "/no/base", size: 1048576, rootOffset: 0 };
 const PROGRAM = `
 require(${JSON.stringify(require.resolve("../../provider/dist/images/overlay.js"))})
-  .withOverlay(${JSON.stringify(OVERLAY)}, async () => {});
+  .withOverlay({ ...${JSON.stringify(OVERLAY)}, changes: async () => [] }, async () => {});
 `;
 
 describe("an overlay that is being written", () => {

@@ -3,8 +3,8 @@ import { InvalidImage } from "../drivers/errors";
 
 /** More than any configuration file, program of a script's kind or list of modules has, bytes. */
 const MOST_OUTPUT = 8 * 1024 * 1024;
-/** What a path may be made of here: nothing that debugfs takes apart. */
-const PLAIN_NAME = /^[A-Za-z0-9@._+~-]+$/;
+/** What a name may be made of here: nothing that debugfs takes apart, or that would be another place on this machine. */
+const PLAIN_NAME = /^(?!\.{1,2}$)[A-Za-z0-9@._+~: -]+$/;
 
 /** What a folder of a guest holds. */
 export interface GuestEntry {
@@ -31,10 +31,10 @@ export class GuestFileSystem {
   /** Empty where there is no such folder. */
   async list(folder: string): Promise<readonly GuestEntry[]> {
     // With a dot at its end, for debugfs takes a link in the last place for the link itself.
-    const lines = (await this.debugfs(`ls -p ${folder}/.`)).split("\n");
+    const lines = (await this.debugfs(`ls -p ${quoted(`${folder}/.`)}`)).split("\n");
     return lines.flatMap((line) => {
       const [, mode = "", name = "", size = ""] = /^\/\d+\/([0-7]{6})\/\d+\/\d+\/([^/]+)\/(\d*)\/$/.exec(line) ?? [];
-      if (!PLAIN_NAME.test(name) || name === "." || name === "..") {
+      if (!PLAIN_NAME.test(name)) {
         return [];
       }
       return [
@@ -51,7 +51,13 @@ export class GuestFileSystem {
 
   /** The text of a file; empty where there is none, or a link. */
   async read(path: string): Promise<string> {
-    return this.debugfs(`cat ${plainly(path)}`);
+    return this.debugfs(`cat ${quoted(plainly(path))}`);
+  }
+
+  /** Where a symbolic link leads to; empty where there is none, or it leads far: it can't be read then. */
+  async linkTarget(path: string): Promise<string> {
+    const told = await this.debugfs(`stat ${quoted(plainly(path))}`);
+    return /^Fast link dest: "([^"\n]*)"$/m.exec(told)?.[1] ?? "";
   }
 
   private async debugfs(command: string): Promise<string> {
@@ -76,6 +82,11 @@ const KINDS: Readonly<Record<string, GuestEntry["kind"]>> = { "10": "file", "04"
 export function plainly(path: string): string {
   const [folder, name] = parted(path);
   return `${folder}/./${name}`;
+}
+
+/** One word for debugfs. */
+export function quoted(path: string): string {
+  return `"${path.replaceAll('"', '""')}"`;
 }
 
 function parted(path: string): [folder: string, name: string] {
