@@ -210,7 +210,7 @@ describe("a node's files", () => {
   });
 
   describe("for an image that reads nothing", () => {
-    const SYSTEMD = { "usr/lib/systemd/systemd": "", lib: "->usr/lib" };
+    const SYSTEMD = { "usr/lib/systemd/system/basic.target": "", lib: "->usr/lib" };
 
     it("are its configuration files, with what others have put there kept", async () => {
       const all = await changes("files", {
@@ -247,18 +247,73 @@ describe("a node's files", () => {
     it("start the guest program with systemd", async () => {
       const all = await changes("files", SYSTEMD);
       expect(fileOf(all, "/usr/sbin/vc-guest").mode).to.equal(0o755);
-      expect(textOf(all, "/etc/systemd/system/vc-guest.service")).to.match(/ExecStart=-\/usr\/sbin\/vc-guest boot/);
+      expect(textOf(all, "/etc/systemd/system/vc-guest.service")).to.match(/ExecStart=\/usr\/sbin\/vc-guest boot/);
       expect(all.get("/etc/systemd/system/multi-user.target.wants/vc-guest.service")).to.have.property(
         "target",
         "../vc-guest.service",
       );
     });
 
-    it("start the guest program with System V's init, once", async () => {
-      const inittab = "id:2:initdefault:\nl2:2:wait:/etc/init.d/rc 2\n";
-      const changed = textOf(await changes("files", { "etc/inittab": inittab }), "/etc/inittab");
-      expect(changed).to.equal(`${inittab}vc:2345:once:/usr/sbin/vc-guest boot\n`);
-      expect([...(await changes("files", { "etc/inittab": changed })).keys()]).not.to.include("/etc/inittab");
+    it("start the guest program with System V's init, right before the network", async () => {
+      const all = await changes("files", {
+        "etc/rcS.d/S12networking": "->../init.d/networking",
+        "etc/init.d/networking": "",
+      });
+      expect(all.get("/etc/rcS.d/S11vc-guest")).to.have.property("target", "../init.d/vc-guest");
+      expect(fileOf(all, "/etc/init.d/vc-guest").mode).to.equal(0o755);
+      expect([...all.keys()]).not.to.include("/etc/rcS.d/S12networking");
+    });
+
+    const stacks: Record<string, [Record<string, string>, string, RegExp]> = {
+      ifupdown: [
+        {
+          ...{ "etc/network/interfaces": "auto lo\niface lo inet loopback\n", "usr/sbin/ifup": "" },
+          "etc/systemd/system/multi-user.target.wants/networking.service": "->/lib/systemd/system/networking.service",
+        },
+        "/etc/network/interfaces",
+        /iface eth1 inet static\n\s+address 198\.51\.100\.20/,
+      ],
+      "systemd-networkd": [
+        {
+          "etc/systemd/system/multi-user.target.wants/systemd-networkd.service":
+            "->/lib/systemd/system/systemd-networkd.service",
+        },
+        "/etc/systemd/network/00-vc-private.network",
+        /10\.84\.7\.1\/24/,
+      ],
+      netplan: [
+        { "etc/netplan/50-cloud-init.yaml": "network: {version: 2}\n", "usr/sbin/netplan": "" },
+        "/etc/netplan/90-vc.yaml",
+        /198\.51\.100\.20\/24/,
+      ],
+      NetworkManager: [
+        {
+          "etc/systemd/system/multi-user.target.wants/NetworkManager.service":
+            "->/lib/systemd/system/NetworkManager.service",
+          "etc/NetworkManager/NetworkManager.conf": "[main]\nplugins=keyfile\n",
+        },
+        "/etc/NetworkManager/system-connections/vc-public.nmconnection",
+        /198\.51\.100\.20\/24/,
+      ],
+      "Red Hat's ifcfg files": [
+        { "etc/rc.d/rc3.d/S10network": "->../init.d/network", "etc/sysconfig/network-scripts/ifcfg-lo": "DEVICE=lo\n" },
+        "/etc/sysconfig/network-scripts/ifcfg-eth1",
+        /IPADDR="?198\.51\.100\.20/,
+      ],
+    };
+    for (const [stack, [files, path, content]] of Object.entries(stacks)) {
+      it(`have the network as ${stack} reads it`, async () => {
+        expect(textOf(await changes("files", { ...SYSTEMD, ...files }), path)).to.match(content);
+      });
+    }
+
+    it("keep others' files of the network aside in the disk", async () => {
+      const stale = "TYPE=Ethernet\nDEVICE=eth0\nBOOTPROTO=dhcp\n";
+      const all = await changes("files", {
+        ...{ "etc/rc.d/rc3.d/S10network": "->../init.d/network", "etc/sysconfig/network-scripts/ifcfg-eth0": stale },
+      });
+      expect(textOf(all, "/etc/sysconfig/network-scripts/ifcfg-eth0")).to.match(/10\.84\.7\.1/);
+      expect(textOf(all, "/etc/vc/before-vc/etc/sysconfig/network-scripts/ifcfg-eth0")).to.equal(stale);
     });
 
     it("keep what a compute has learnt of its siblings", async () => {

@@ -4,14 +4,13 @@ import { subnetOf } from "../plan/addresses";
 import { readVcOut } from "../vc-out/read";
 import { type Nic, PRIVATE, PUBLIC, type VcOut } from "../vc-out/vc-out";
 import { whatGuestWrites } from "./configured-files";
-import { guestProgram } from "./guest-program";
 import type { NodeSetUp } from "./node-files";
 
 const SEED_FOLDER = "/var/lib/cloud/seed/nocloud";
 /** cloud-init runs what lies there at the end of each boot, whatever starts services in the image. */
 const PER_BOOT = "/var/lib/cloud/scripts/per-boot/vc-guest";
 /** Of what the guest program writes, what nothing of cloud-init's does, and what the first log-in and the first job need. */
-const AT_FIRST_BOOT = /^\/etc\/(hosts|vc\/.*|ssh\/ssh_known_hosts)$|^\/root\/\.ssh\/id_/;
+const AT_FIRST_BOOT = /^\/(etc\/(hosts$|vc\/|ssh\/ssh_known_hosts$)|root\/\.ssh\/id_|usr\/)/;
 
 /**
  * A seed for cloud-init's datasource NoCloud in the node's own disk (cloud-init's documentation, "NoCloud", "Networking config
@@ -30,7 +29,6 @@ export async function cloudInitSeed(setUp: NodeSetUp, contract: readonly GuestFi
   const files = [
     ...contract,
     ...written.filter(({ path }) => AT_FIRST_BOOT.test(path)),
-    ...(await guestProgram()),
     { path: PER_BOOT, content: "#!/bin/sh\nexec /usr/sbin/vc-guest boot\n", mode: 0o755 },
   ];
   const seed = (name: string, content: string): GuestFile => ({ path: `${SEED_FOLDER}/${name}`, content, mode: 0o600 });

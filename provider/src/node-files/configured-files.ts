@@ -3,11 +3,10 @@ import { dirname, join } from "node:path";
 import { execa } from "execa";
 import { SiteFailure } from "../drivers/errors";
 import { GUEST_FOLDER } from "../images/debian-image";
-import type { GuestFileSystem } from "../images/file-system";
+import type { GuestEntry, GuestFileSystem } from "../images/file-system";
 import type { GuestChange, GuestFile, GuestLink } from "../images/overlay";
 import { inTemporaryFolder } from "../temporary-folder";
 import { readVcOut } from "../vc-out/read";
-import { guestProgram, guestService } from "./guest-program";
 import type { NodeSetUp } from "./node-files";
 
 /** Folders of which the configuration of a network and of ssh depends, with what they hold. */
@@ -17,12 +16,16 @@ const CONFIGURATION = [
   ...["/etc/NetworkManager/system-connections", "/etc/sysconfig/network-scripts", "/etc/ssh", "/root/.ssh", "/etc/vc"],
 ];
 const CONFIGURATION_FILES = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/sysconfig/network"];
-/** Folders whose names alone tell what is installed and what starts; of the first two only these names. */
+/** Folders whose names alone tell what is installed; of the first two only these names. */
 const PROGRAM_FOLDERS = ["/sbin", "/usr/sbin"];
 const PROGRAMS = /^(netplan|ifup|resolvconf|NetworkManager|nft|iptables-restore)$/;
+/** Folders that tell by being there how services are started. */
+const INIT_FOLDERS = ["/usr/lib/systemd/system", "/lib/systemd/system", "/etc/rc.d/init.d"];
 const RUNLEVEL_FOLDERS = ["S", "2", "3", "4", "5"].flatMap((level) => [`/etc/rc${level}.d`, `/etc/rc.d/rc${level}.d`]);
 const UNIT_FOLDER = "/etc/systemd/system";
 const MOST_FILE = 256 * 1024;
+/** What a link leads to that means nothing but being there. */
+const NOWHERE = "nowhere";
 /** Whose work a resolv.conf is that is a link. */
 const RESOLVERS = ["systemd", "NetworkManager", "resolvconf"];
 /** What the guest program keeps for itself of a machine that runs. */
@@ -42,12 +45,7 @@ export async function configuredFiles(
 ): Promise<readonly GuestChange[]> {
   const macs = readVcOut(vcOut).vcOut.nics.map(({ mac }) => mac);
   const cards = macs.map((mac, index) => ({ name: `eth${index}`, mac }));
-  return [
-    ...(await whatGuestWrites([...(await presentFiles(root)), ...contract], cards)),
-    nicNames(cards),
-    ...(await guestProgram()),
-    ...(await guestService(root)),
-  ];
+  return [...(await whatGuestWrites([...(await presentFiles(root)), ...contract], cards)), nicNames(cards)];
 }
 
 /** A network card as the guest is going to know it. */
@@ -57,7 +55,7 @@ export interface Card {
 }
 
 /**
- * What the guest program changes in a root file system that holds `present`.
+ * What the guest program changes in a root file system that holds `present`: itself included, and what starts it there.
  * @throws SiteFailure with what it said
  */
 export async function whatGuestWrites(
@@ -76,8 +74,11 @@ export async function whatGuestWrites(
       await mkdir(join(folder, "sys", "class", "net", name), { recursive: true });
       await writeFile(join(folder, "sys", "class", "net", name, "address"), `${mac}\n`);
     }
-    await mkdir(join(folder, "tmp"));
+    for (const needed of ["tmp", join("usr", "sbin")]) {
+      await mkdir(join(folder, needed), { recursive: true });
+    }
     const before = await contentOf(folder);
+    await execa("sh", [join(GUEST_FOLDER, "install"), folder], { timeout: 60_000 });
     const { exitCode } = await execa("sh", [join(GUEST_FOLDER, "vc-guest"), "apply"], {
       env: { VC_ROOT: folder, VC_LIB: GUEST_FOLDER, VC_DRY_RUN: "1" },
       reject: false,
@@ -112,9 +113,9 @@ async function presentFiles(root: GuestFileSystem): Promise<Array<GuestFile | Gu
   const wanted = new Set(CONFIGURATION_FILES);
   const listed = await Promise.all(
     [...CONFIGURATION, ...new Set(CONFIGURATION_FILES.map(dirname))].map(async (folder) =>
-      (await root.list(folder))
-        .map((entry) => ({ ...entry, path: `${folder}/${entry.name}` }))
-        .filter(({ path, kind }) => kind !== "folder" && (CONFIGURATION.includes(folder) || wanted.has(path))),
+      (await inFolder(root, folder)).filter(
+        ({ path, kind }) => kind !== "folder" && (CONFIGURATION.includes(folder) || wanted.has(path)),
+      ),
     ),
   );
   const files: Array<GuestFile | GuestLink> = [];
@@ -130,28 +131,25 @@ async function presentFiles(root: GuestFileSystem): Promise<Array<GuestFile | Gu
 
 /** Programs and what is started, by name alone. */
 async function names(root: GuestFileSystem): Promise<Array<GuestFile | GuestLink>> {
-  const units = await root.list(UNIT_FOLDER);
-  const wants = units
-    .filter(({ name, kind }) => name.endsWith(".wants") && kind === "folder")
-    .map(({ name }) => `${UNIT_FOLDER}/${name}`);
-  const programs = await Promise.all(
-    PROGRAM_FOLDERS.map(async (folder) =>
-      (await root.list(folder)).filter(({ name }) => PROGRAMS.test(name)).map(({ name }) => `${folder}/${name}`),
-    ),
-  );
-  const started = await Promise.all(
-    [...wants, ...RUNLEVEL_FOLDERS].map(async (folder) =>
-      (await root.list(folder)).map(({ name }) => `${folder}/${name}`),
-    ),
-  );
-  const masked = units.filter(({ kind }) => kind === "link").map(({ name }) => `${UNIT_FOLDER}/${name}`);
+  const units = await inFolder(root, UNIT_FOLDER);
+  const wants = units.filter(({ path, kind }) => path.endsWith(".wants") && kind === "folder").map(({ path }) => path);
+  const [programs, inits, started] = await Promise.all([
+    Promise.all(PROGRAM_FOLDERS.map((folder) => inFolder(root, folder))),
+    Promise.all(INIT_FOLDERS.map(async (folder) => (await inFolder(root, folder)).slice(0, 1))),
+    Promise.all([...wants, ...RUNLEVEL_FOLDERS].map((folder) => inFolder(root, folder))),
+  ]);
+  const told = [...programs.flat().filter(({ name }) => PROGRAMS.test(name)), ...inits.flat(), ...started.flat()];
   return [
-    ...[...programs.flat(), ...started.flat()].map((path) => ({ path, content: "", mode: 0o644 })),
-    ...(await Promise.all(masked.map((path) => harmlessLink(root, path)))),
+    ...told.map(({ path, kind }) => (kind === "link" ? { path, target: NOWHERE } : { path, content: "", mode: 0o644 })),
+    ...(await Promise.all(units.filter(({ kind }) => kind === "link").map(({ path }) => harmlessLink(root, path)))),
   ];
 }
 
-/** A link of the same meaning that can't be followed to anything; a link without one of these meanings is an empty file. */
+async function inFolder(root: GuestFileSystem, folder: string): Promise<Array<GuestEntry & { readonly path: string }>> {
+  return (await root.list(folder)).map((entry) => ({ ...entry, path: `${folder}/${entry.name}` }));
+}
+
+/** A link of the same meaning that leads to nothing; what means neither of these is an empty file. */
 async function harmlessLink(root: GuestFileSystem, path: string): Promise<GuestFile | GuestLink> {
   const target = await root.linkTarget(path);
   if (target === "/dev/null") {
