@@ -307,8 +307,8 @@ describe("a node's files", () => {
       });
     }
 
-    it("keep others' files of the network aside in the disk", async () => {
-      const stale = "TYPE=Ethernet\nDEVICE=eth0\nBOOTPROTO=dhcp\n";
+    it("keep others' files of the network aside in the disk, to the last byte", async () => {
+      const stale = "# Z\u00fcrich \ud83d\udc33\nTYPE=Ethernet\nDEVICE=eth0\nBOOTPROTO=dhcp\n\n";
       const all = await changes("files", {
         ...{ "etc/rc.d/rc3.d/S10network": "->../init.d/network", "etc/sysconfig/network-scripts/ifcfg-eth0": stale },
       });

@@ -31,7 +31,7 @@ export class GuestFileSystem {
   /** Empty where there is no such folder. */
   async list(folder: string): Promise<readonly GuestEntry[]> {
     // With a dot at its end, for debugfs takes a link in the last place for the link itself.
-    const lines = (await this.debugfs(`ls -p ${quoted(`${folder}/.`)}`)).split("\n");
+    const lines = (await this.debugfs(`ls -p ${quoted(`${folder}/.`)}`)).toString("utf8").split("\n");
     return lines.flatMap((line) => {
       const [, mode = "", name = "", size = ""] = /^\/\d+\/([0-7]{6})\/\d+\/\d+\/([^/]+)\/(\d*)\/$/.exec(line) ?? [];
       if (!PLAIN_NAME.test(name)) {
@@ -51,20 +51,25 @@ export class GuestFileSystem {
 
   /** The text of a file; empty where there is none, or a link. */
   async read(path: string): Promise<string> {
+    return (await this.readBytes(path)).toString("utf8");
+  }
+
+  async readBytes(path: string): Promise<Buffer> {
     return this.debugfs(`cat ${quoted(plainly(path))}`);
   }
 
   /** Where a symbolic link leads to; empty where there is none, or it leads far: it can't be read then. */
   async linkTarget(path: string): Promise<string> {
     const told = await this.debugfs(`stat ${quoted(plainly(path))}`);
-    return /^Fast link dest: "([^"\n]*)"$/m.exec(told)?.[1] ?? "";
+    return /^Fast link dest: "([^"\n]*)"$/m.exec(told.toString("utf8"))?.[1] ?? "";
   }
 
-  private async debugfs(command: string): Promise<string> {
+  private async debugfs(command: string): Promise<Buffer> {
     const target = this.offset ? debugfsTarget(this.target, this.offset) : this.target;
     const result = await execa("debugfs", ["-R", command, target], {
       maxBuffer: MOST_OUTPUT,
       timeout: 30_000,
+      encoding: "buffer",
       stripFinalNewline: false,
       reject: false,
       env: { DEBUGFS_PAGER: "cat", PAGER: "cat" },
@@ -72,7 +77,7 @@ export class GuestFileSystem {
     if (result instanceof Error && !result.isMaxBuffer) {
       throw result;
     }
-    return result.stdout;
+    return Buffer.from(result.stdout);
   }
 }
 

@@ -63,7 +63,8 @@ export async function whatGuestWrites(
   cards: readonly Card[],
 ): Promise<readonly GuestChange[]> {
   return inTemporaryFolder(async (folder) => {
-    for (const change of present) {
+    // Of two with the same path, as only a damaged folder has, one.
+    for (const change of new Map(present.map((one) => [one.path, one])).values()) {
       const path = join(folder, change.path);
       await mkdir(dirname(path), { recursive: true });
       await ("target" in change
@@ -123,7 +124,7 @@ async function presentFiles(root: GuestFileSystem): Promise<Array<GuestFile | Gu
     if (kind === "link") {
       files.push(await harmlessLink(root, path));
     } else if (kind === "file" && size <= MOST_FILE) {
-      files.push({ path, content: await root.read(path), mode: mode | 0o600 });
+      files.push({ path, content: await root.readBytes(path), mode: mode | 0o600 });
     }
   }
   return [...files, ...(await names(root))];
@@ -201,5 +202,5 @@ function isSame(then: GuestFile | GuestLink | undefined, now: GuestFile | GuestL
   if (!then || "target" in then || "target" in now) {
     return then !== undefined && "target" in then && "target" in now && then.target === now.target;
   }
-  return then.mode === now.mode && Buffer.from(then.content as Buffer).equals(Buffer.from(now.content as Buffer));
+  return then.mode === now.mode && Buffer.from(then.content).equals(Buffer.from(now.content));
 }
