@@ -13,9 +13,9 @@ const PER_BOOT = "/var/lib/cloud/scripts/per-boot/vc-guest";
 const AT_FIRST_BOOT = /^\/(etc\/(hosts$|vc\/|ssh\/ssh_known_hosts$)|root\/\.ssh\/id_|usr\/)/;
 
 /**
- * A seed for cloud-init's datasource NoCloud in the node's own disk (cloud-init's documentation, "NoCloud", "Networking config
- * version 2" and "Module reference"), for cloud-init 20.1 or later. cloud-init takes it at the first boot; from then on the guest program, which comes with it, follows
- * the node's vc-out.xml.
+ * A seed for cloud-init's datasource NoCloud in the node's own disk, for cloud-init 20.1 or later (its documentation,
+ * "NoCloud", "Networking config version 2" and "Module reference"). cloud-init takes it at the first boot; from then on the
+ * guest program, which comes with it, follows the node's vc-out.xml.
  */
 export async function cloudInitSeed(setUp: NodeSetUp, contract: readonly GuestFile[]): Promise<readonly GuestFile[]> {
   const { vcOut } = readVcOut(setUp.vcOut);
