@@ -1,12 +1,18 @@
 // What the tests need beyond what the quickstart installs: an sshd for a site of their own on "another host", sfdisk
-// for disks of other kinds, xmllint for schemas, and the shells and awks that the guest program must run under.
-import { existsSync } from "node:fs";
+// for disks of other kinds, xmllint for schemas, and the shells and awks that the guest program must run under. Network
+// stacks, whose own programs judge what the guest program writes for them, are only unpacked: this machine has its own.
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
+import { join } from "node:path";
 
-const { installSystemPackages } = createRequire(import.meta.url)("../provider/dist/setup/system-packages.js");
+const require = createRequire(import.meta.url);
+const { installSystemPackages } = require("../provider/dist/setup/system-packages.js");
+const { home } = require("../provider/dist/home.js");
 
 // In a package of either name, which exclude each other.
 const busybox = ["/bin/busybox", "/usr/bin/busybox"].some((path) => existsSync(path)) ? [] : ["busybox"];
+const stacks = ["ifupdown", "netplan.io", "libnetplan0", "network-manager", "libnm0"];
 
 await installSystemPackages(
   (line) => process.stdout.write(`${line}\n`),
@@ -15,3 +21,26 @@ await installSystemPackages(
   process.stderr.write(`${error.message}\n`);
   process.exitCode = 1;
 });
+
+unpack(stacks, home("test-stacks"));
+
+/** The content of Debian packages in a folder. Tests that would use it skip where they can't be had. */
+function unpack(packages, folder) {
+  if (existsSync(folder)) {
+    return;
+  }
+  mkdirSync(home(), { recursive: true });
+  const workspace = mkdtempSync(`${folder}.`);
+  const run = (program, ...args) => spawnSync(program, args, { cwd: workspace, stdio: "ignore" }).status === 0;
+  const whole =
+    run("apt-get", "-q", "download", ...packages) &&
+    readdirSync(workspace)
+      .filter((name) => name.endsWith(".deb"))
+      .every((name) => run("dpkg-deb", "--extract", name, join(workspace, "root")));
+  if (whole) {
+    renameSync(join(workspace, "root"), folder);
+  } else {
+    process.stdout.write(`could not be downloaded, tests that use them are skipped: ${packages.join(" ")}\n`);
+  }
+  rmSync(workspace, { recursive: true });
+}

@@ -66,6 +66,13 @@ describe("the guest program's installer", () => {
     expect(await readFile(join(tree, "etc/init.d/vc-guest"), "utf8")).to.match(/^# Default-Start: +S$/m);
   });
 
+  it("brings an init script that says how it is used", async () => {
+    const script = join(GUEST_FOLDER, "service", "vc-guest.init");
+    const { exitCode, stderr } = await execa("sh", [script, "fly"], { reject: false });
+    expect({ exitCode, stderr }).to.deep.include({ exitCode: 2 });
+    expect(stderr).to.match(/^Usage: .* start\|stop/);
+  });
+
   it("says what is left to do where it knows no init", async () => {
     await folders();
     expect(await install()).to.include("let its init run `/usr/sbin/vc-guest boot`");

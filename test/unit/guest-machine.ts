@@ -7,7 +7,7 @@ export const GUEST_FOLDER = join(__dirname, "..", "..", "provider", "guest");
 export const VC_OUT_SAMPLES = join(__dirname, "..", "fixtures", "vc-out");
 
 /** The network cards of the machines that PRAGMA's sample files were written for. */
-const CARDS = {
+export const CARDS = {
   "A-frontend": { eth0: "7a:77:6e:40:00:09", eth1: "7a:77:6e:40:00:10" },
   "A-compute": { ens3: "7a:77:6e:40:00:15" },
   "B-frontend": { eth0: "0a:64:33:80:00:03", eth1: "0a:64:33:80:00:04" },

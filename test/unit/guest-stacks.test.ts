@@ -146,6 +146,20 @@ describe("the guest program and the image's network stack", () => {
     });
   }
 
+  it("forgets what it knew of the machine before a reboot, where /run outlasts that", async () => {
+    const machine = await make("ifcfg", "B-frontend");
+    for (const boot of ["one", "two"]) {
+      await machine.write("proc/sys/kernel/random/boot_id", `${boot}\n`);
+      expect((await machine.run("boot")).failed).to.equal(false);
+      // As if the power had gone while it was at work.
+      await machine.write("run/vc/apply.lock/pid", `${process.pid}\n`);
+      await machine.write("run/vc/applied", "what it applied\n");
+    }
+    await machine.write("proc/sys/kernel/random/boot_id", "three\n");
+    await machine.run("boot");
+    expect(await machine.status()).to.deep.include({ state: "configuring" });
+  });
+
   it("configures the running machine too, and tells the stack if that runs", async () => {
     const handedOver = {
       ifupdown: [],

@@ -1,9 +1,10 @@
-import { readdir, readFile, readlink, stat } from "node:fs/promises";
+import { chmod, readdir, readFile, readlink, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import { readVcOut } from "../../provider/src/vc-out/read";
 import { writeVcOut } from "../../provider/src/vc-out/write";
+import { interpreters } from "./guest-interpreters";
 import { Machine, SAMPLES, VC_OUT_SAMPLES } from "./guest-machine";
 
 function resolvedNames(hosts: string): Map<string, string> {
@@ -18,6 +19,7 @@ function resolvedNames(hosts: string): Map<string, string> {
 
 describe("the guest program", () => {
   const machines: Machine[] = [];
+  const sample = () => readFile(join(VC_OUT_SAMPLES, "B-frontend", "vc-out.xml"), "utf8");
   const make = async (...args: Parameters<typeof Machine.make>) => {
     const machine = await Machine.make(...args);
     machines.push(machine);
@@ -149,6 +151,45 @@ describe("the guest program", () => {
     expect(keys).to.have.length(2);
   });
 
+  const key = (name: string) => `ssh-ed25519 AAAA${name} ${name}@example.org`;
+  const withKeys = async (...keys: string[]) =>
+    (await sample()).replace(/<key>.*<\/key>/, keys.map((each) => `<key>${each}</key>`).join(""));
+
+  it("withdraws the keys that it gave and the cluster no longer has, and no others", async () => {
+    const machine = await make("B-frontend", await withKeys(key("first"), key("both")));
+    await machine.write("root/.ssh/authorized_keys", `# Ours\n${key("both")}\n`);
+    const listed = async () => (await machine.read("root/.ssh/authorized_keys")).trimEnd().split("\n");
+    await machine.run("apply");
+    expect(await listed()).to.deep.equal(["# Ours", key("both"), key("first")]);
+
+    // Somebody adds one by hand, and whole groups of keys change.
+    await machine.write("root/.ssh/authorized_keys", `${(await listed()).join("\n")}\n${key("admin")}`);
+    await machine.run("replace", await withKeys(key("second")));
+    expect(await listed()).to.deep.equal(["# Ours", key("both"), key("admin"), key("second")]);
+    await machine.run("replace", await withKeys(key("third"), key("second")));
+    expect(await listed()).to.deep.equal(["# Ours", key("both"), key("admin"), key("second"), key("third")]);
+  });
+
+  it("gives root's keys the permissions that sshd asks for, whatever they were", async () => {
+    const machine = await make("B-compute");
+    await machine.write("root/.ssh/authorized_keys", (await sample()).match(/ssh-rsa .*(?=<)/)?.[0] ?? "");
+    await chmod(join(machine.root, "root/.ssh/authorized_keys"), 0o666);
+    await chmod(join(machine.root, "root/.ssh"), 0o777);
+    await machine.run("apply");
+    expect(await machine.mode("root/.ssh/authorized_keys")).to.equal(0o600);
+    expect(await machine.mode("root/.ssh")).to.equal(0o700);
+  });
+
+  it("on a frontend without nft forwards by iptables, with chains of its own", async () => {
+    const machine = await make("B-frontend");
+    await machine.write("usr/sbin/iptables-restore", "");
+    const { output } = await machine.run("apply");
+    expect(output).to.include("iptables-restore --noflush").and.not.include("nft");
+    expect(output).to.include("-A VC-POSTROUTING -s 10.1.0.0/16 -o eth1 -j MASQUERADE");
+    expect(output).to.include("iptables -t nat -I POSTROUTING -j VC-POSTROUTING");
+    expect(output).to.include("iptables -t filter -I FORWARD -j VC-FORWARD");
+  });
+
   it("takes a new vc-out.xml whole", async () => {
     const machine = await make("B-frontend");
     await machine.run("apply");
@@ -169,7 +210,6 @@ describe("the guest program", () => {
     expect(resolvedNames(await machine.read("etc/hosts")).has("compute-2"), "after a shrink").to.equal(false);
   });
 
-  const sample = () => readFile(join(VC_OUT_SAMPLES, "B-frontend", "vc-out.xml"), "utf8");
   const refused: Record<string, (xml: string) => string> = {
     "is empty": () => "",
     "is cut off": (xml) => xml.slice(0, xml.length / 2),
@@ -182,7 +222,38 @@ describe("the guest program", () => {
     "has a path for a domain": (xml) => xml.replace('search="local"', 'search="../x"'),
     "lists a compute twice": (xml) => xml.replace('name="compute-1"', 'name="compute-0"'),
     "counts other computes than it lists": (xml) => xml.replace('count="2"', 'count="5"'),
+    "has an address that could be octal": (xml) => xml.replace('ip="10.1.1.1"', 'ip="10.1.1.010"'),
+    "has a gateway outside of its network": (xml) => xml.replace('gw="198.51.100.1"', 'gw="198.51.101.1"'),
+    "has an mtu that is none": (xml) => xml.replace('mtu="1500"', 'mtu="1500; reboot"'),
+    "has a name server that is none": (xml) => xml.replace('ip="8.8.8.8"', 'ip="8.8.8.8,$(reboot)"'),
+    "has one network twice": (xml) =>
+      xml.replace("<public", "<private").replace('mask="255.255.255.0"', 'mask="255.0.0.0"'),
+    "has one card twice": (xml) => xml.replace("80:00:04", "80:00:03"),
+    "has a control character in a key": (xml) => xml.replace("<key>", "<key>\u001b[2J"),
+    "has a comment without an end": (xml) => xml.replace("<compute", "<!-- <compute"),
+    "has a network named like a path": (xml) => xml.replace("<public ", "<../public "),
+    "goes on after its end": (xml) => `${xml.trimEnd()}</vc>`,
+    "has something behind its end": (xml) => `${xml}reboot`,
+    "is huge": (xml) => xml.replace("<compute", `${`<!--${"x".repeat(99)}\n-->`.repeat(12_000)}<compute`),
+    "is huge, in one line": (xml) => xml.replace("<compute", `<!--${"x".repeat(2_000_000)}--><compute`),
   };
+
+  for (const [name, interpreter] of interpreters()) {
+    it(`refuses every kind of broken vc-out.xml with ${name}`, async function () {
+      this.timeout(60_000);
+      const machine = await make("B-frontend");
+      machine.interpreter = interpreter;
+      await machine.run("apply");
+      const before = await machine.read("etc/hosts");
+      for (const [what, spoil] of Object.entries(refused)) {
+        const { output, failed } = await machine.run("replace", spoil(await sample()));
+        expect(failed, `one that ${what} is taken: ${output}`).to.equal(true);
+      }
+      expect(await machine.read("etc/hosts")).to.equal(before);
+      expect(await machine.read("root/vc-out.xml")).to.equal(await sample());
+    });
+  }
+
   for (const [what, spoil] of Object.entries(refused)) {
     it(`refuses a new vc-out.xml that ${what}, and leaves the machine as it was`, async () => {
       const machine = await make("B-frontend");
@@ -198,10 +269,18 @@ describe("the guest program", () => {
 
     it(`fails at boot with a vc-out.xml that ${what}, and says why`, async () => {
       const machine = await make("B-frontend", spoil(await sample()));
-      expect((await machine.run("apply")).failed).to.equal(true);
+      await machine.write("dev/console", "");
+      const { output, failed } = await machine.run("boot");
+      expect(failed).to.equal(true);
+      expect(output, "what it would change").to.not.match(/^(ip|sysctl|nft) /m);
       const { state, message } = await machine.status();
       expect(state).to.equal("failed");
-      expect(message).to.match(/\w/);
+      expect(message).to.match(/^\/root\/vc-out\.xml: \S/);
+      for (const place of ["dev/console", "var/log/vc-guest.log"]) {
+        expect(await machine.read(place), place).to.include(`failed: ${message}`);
+      }
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: none may reach a console
+      expect(await machine.read("dev/console")).to.not.match(/[\x00-\x09\x0b-\x1f]/);
     });
   }
 
