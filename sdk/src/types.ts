@@ -99,7 +99,7 @@ export interface ClusterSettings {
   allowReplace?: Input<"computes">;
   /**
    * In which of PRAGMA's two dialects nodes get their `/root/vc-out.xml`: `A` for images made before September 2017, `B` for
-   * all since. Default `B`.
+   * all since. Default: as the image says, or what reads it there looks.
    */
   vcOutDialect?: Input<"A" | "B">;
   /** Takes over a cluster of this stack's that runs at the site although the state doesn't know it. Default false. */

@@ -1,5 +1,5 @@
 import { mkdir, open, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { execa } from "execa";
 import { bootSector, FIRST_PARTITION_OFFSET } from "../../provider/src/images/boot-loader";
 
@@ -9,10 +9,17 @@ export interface FakeGuest {
   /** Whether it looks as if it had drivers for virtio. */
   readonly virtio: boolean;
   readonly heedsPowerButton: boolean;
+  /** Further files of its root, by path; default: a program that reads vc-out.xml. */
+  readonly files?: Readonly<Record<string, string>>;
 }
 
+const READER = { "usr/sbin/vc-guest": "#!/bin/sh\n" };
+
 /** A disk that follows the standard as far as the host can see, and boots into a line on the serial port. */
-export async function makeFakeDisk(file: string, { virtio, heedsPowerButton }: FakeGuest): Promise<void> {
+export async function makeFakeDisk(
+  file: string,
+  { virtio, heedsPowerButton, files = READER }: FakeGuest,
+): Promise<void> {
   const handle = await open(file, "w");
   await handle.truncate(DISK_BYTES);
   await handle.write(bootSector(fakeBootLoader(heedsPowerButton), DISK_BYTES));
@@ -25,6 +32,10 @@ export async function makeFakeDisk(file: string, { virtio, heedsPowerButton }: F
   await writeFile(join(modules, "modules.builtin"), drivers);
   await writeFile(join(modules, "modules.dep"), "");
   await writeFile(join(tree, "name"), file);
+  for (const [path, content] of Object.entries(files)) {
+    await mkdir(join(tree, dirname(path)), { recursive: true });
+    await writeFile(join(tree, path), content);
+  }
   const blocks = `${(DISK_BYTES - FIRST_PARTITION_OFFSET) / 1024}k`;
   await execa("mke2fs", ["-q", "-F", "-t", "ext4", "-d", tree, "-E", `offset=${FIRST_PARTITION_OFFSET}`, file, blocks]);
   await rm(tree, { recursive: true });

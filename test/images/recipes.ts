@@ -12,6 +12,12 @@ const SYSTEMD = [
 const RECIPES = {
   networkd: { packages: SYSTEMD, diskSize: 1024 },
   ifupdown: { packages: [...SYSTEMD, "ifupdown"], diskSize: 1024 },
+  // As clouds offer them: without a guest agent.
+  "cloud-init": {
+    packages: [...SYSTEMD.filter((name) => name !== "qemu-guest-agent"), "ifupdown", "cloud-init"],
+    diskSize: 1024,
+  },
+  plain: { packages: [...SYSTEMD, "ifupdown"], diskSize: 1024 },
 } as const satisfies Record<string, Omit<DebianRecipe, "vcName" | "customize">>;
 
 /** A repository with the images of the tests that need more than the demo image, each made when it is first asked for. */

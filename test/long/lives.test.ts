@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import { execa } from "execa";
-import { debugfsTarget, digestOf, examineDisk } from "../../provider/src/images/disk";
+import { digestOf, examineDisk } from "../../provider/src/images/disk";
+import { debugfsTarget } from "../../provider/src/images/file-system";
 import { BOOT_ID, expectListedOnAll, Life } from "../acceptance/life";
 import { World } from "../acceptance/world";
 

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import { InvalidImage, NotFound, NotSupported, type VirtualClusterError } from "../../provider/src/drivers/errors";
+import { InvalidImage, NotFound, NotSupported, VirtualClusterError } from "../../provider/src/drivers/errors";
 import { findImage, parseVcdb } from "../../provider/src/images/repository";
 import { parseVcIn } from "../../provider/src/images/vc-in";
 import { parseXml } from "../../provider/src/images/xml";
@@ -149,6 +149,37 @@ describe("a repository", () => {
     const missing = join(folder, "nowhere");
     expect((await rejection(findImage(missing, "demo"))).message).to.include(missing);
     expect(await rejection(findImage("https://example.org/images", "demo"))).to.be.instanceOf(NotSupported);
+  });
+
+  it("may have a manifest that says how its nodes get to know their network", async () => {
+    const manifest = join(repository, "demo", "manifest.json");
+    const said = async (content: unknown) => {
+      await writeFile(manifest, typeof content === "string" ? content : JSON.stringify(content));
+      return (await findImage(repository, "demo")).manifest;
+    };
+    try {
+      expect(await said({ reads: "cloud-init", recipe: "x" })).to.deep.equal({ reads: "cloud-init" });
+      expect(await said({ vcOutDialect: "A", reads: "vc-out.xml" })).to.deep.equal({
+        vcOutDialect: "A",
+        reads: "vc-out.xml",
+      });
+      for (const [content, value] of [
+        [{ reads: "dhcp" }, '"dhcp"'],
+        [{ vcOutDialect: "b" }, '"b"'],
+        [[], "is []"],
+        ["{", "not JSON"],
+      ] as const) {
+        const error = await rejection(said(content));
+        expect(error).to.be.instanceOf(InvalidImage);
+        expect(error.message).to.include(value).and.include("manifest.json");
+      }
+      await rm(manifest);
+      await symlink("../../../etc/passwd", manifest);
+      expect(await rejection(findImage(repository, "demo"))).to.be.instanceOf(VirtualClusterError);
+    } finally {
+      await rm(manifest);
+    }
+    expect((await findImage(repository, "demo")).manifest).to.deep.equal({});
   });
 
   it("names the file that an image lacks", async () => {

@@ -422,7 +422,25 @@ describe("the life of a cluster", () => {
       expect(await stack.up({ ...args, vcOutDialect: "A" })).to.deep.equal([]);
       await stack.up(args);
       expect([...site.machines.values()].map(({ vcOut }) => readVcOut(vcOut).dialect)).to.deep.equal(["B", "B", "B"]);
-      expect(await stack.up({ ...args, vcOutDialect: "B" }), "the default").to.deep.equal(["update cluster"]);
+      expect(await stack.up({ ...args, vcOutDialect: "B" }), "the same").to.have.lengthOf(4);
+      expect([...site.machines.values()].map(({ vcOut }) => readVcOut(vcOut).dialect)).to.deep.equal(["B", "B", "B"]);
+    });
+
+    it("writes a vc-out.xml as the image says, unless the program does", async () => {
+      const manifest = join(repository, "demo", "manifest.json");
+      const dialects = () => [...site.machines.values()].map(({ vcOut }) => readVcOut(vcOut).dialect);
+      await writeFile(manifest, JSON.stringify({ vcOutDialect: "A", disks: {} }));
+      try {
+        await stack.up(args);
+        expect(dialects()).to.deep.equal(["A", "A", "A"]);
+        expect(stack.cluster.imageRecord.compute.vcOutDialect).to.equal("A");
+        await stack.up({ ...args, vcOutDialect: "B" });
+        expect(dialects()).to.deep.equal(["B", "B", "B"]);
+      } finally {
+        await rm(manifest);
+      }
+      await stack.up(args);
+      expect(dialects(), "what was recorded counts, whatever the repository says now").to.deep.equal(["A", "A", "A"]);
     });
 
     it("gives every node a new public key's vc-out.xml", async () => {

@@ -4,11 +4,16 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import { execa } from "execa";
+import { hashOf } from "../../provider/src/images/disk";
+import { debugfsTarget, GuestFileSystem } from "../../provider/src/images/file-system";
+import { type GuestChanges, injectInto, withOverlay } from "../../provider/src/images/overlay";
+import { makeFakeDisk } from "../conformance/fake-guest";
 
-const OVERLAY = { base: "/dev/zero", baseAtSite: "/no/base", size: 1048576, rootOffset: 0, files: [] };
+const MIB = 1024 * 1024;
+const OVERLAY = { base: "/dev/zero", baseAtSite: "/no/base", size: 1048576, rootOffset: 0 };
 const PROGRAM = `
 require(${JSON.stringify(require.resolve("../../provider/dist/images/overlay.js"))})
-  .withOverlay(${JSON.stringify(OVERLAY)}, async () => {});
+  .withOverlay({ ...${JSON.stringify(OVERLAY)}, changes: async () => [] }, async () => {});
 `;
 
 describe("an overlay that is being written", () => {
@@ -44,5 +49,70 @@ describe("an overlay that is being written", () => {
     // Whoever reaps orphans may take its time.
     const state = await readFile(`/proc/${await pid()}/status`, "utf8").catch(() => "State:\tgone");
     expect(state).to.match(/^State:\s+(gone|Z)/m);
+  });
+});
+
+describe("an overlay", () => {
+  it("is changed as it is asked for, also where folders are links, and shows what is there before", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "vc-overlay-"));
+    try {
+      const base = join(folder, "base.raw");
+      const files = { "usr/bin/tool": "old", "etc/old": "old", "etc/with space": "kept" };
+      await makeFakeDisk(base, { virtio: true, heedsPowerButton: false, files });
+      await execa("debugfs", ["-w", "-R", "symlink /sbin usr/bin", debugfsTarget(base, MIB)]);
+      const before = await hashOf(base);
+
+      const seen: string[] = [];
+      const changes: GuestChanges = async (root) => {
+        seen.push(await root.read("/sbin/tool"), await root.read("/etc/with space"));
+        return [
+          { path: "/sbin/tool", content: Buffer.from([0, 255, 10]), mode: 0o755 },
+          { path: "/etc/a folder/of its own/file", content: "new\n", mode: 0o600 },
+          { path: "/etc/link", target: "../usr/bin/tool" },
+          { path: "/etc/old", removed: true },
+          { path: "/etc/never there", removed: true },
+        ];
+      };
+      const overlay = { base, baseAtSite: base, size: 16 * MIB, rootOffset: MIB };
+      await withOverlay({ ...overlay, changes }, async (file) => {
+        expect(seen).to.deep.equal(["old", "kept"]);
+        await injectInto({
+          ...{ file, base, rootOffset: MIB },
+          changes: async (root) => {
+            const entry = async (path: string, name: string) =>
+              (await root.list(path)).find((one) => one.name === name);
+            expect(await entry("/usr/bin", "tool")).to.deep.equal({ name: "tool", kind: "file", mode: 0o755, size: 3 });
+            expect(await entry("/etc/a folder/of its own", "file")).to.include({ mode: 0o600, size: 4 });
+            expect(await root.read("/etc/a folder/of its own/file")).to.equal("new\n");
+            expect(await root.linkTarget("/etc/link")).to.equal("../usr/bin/tool");
+            expect(await root.has("/etc/old")).to.equal(false);
+            return [{ path: "/etc/link", content: "no link any more", mode: 0o644 }];
+          },
+        });
+        const { stdout } = await execa("qemu-img", [
+          "convert",
+          "-f",
+          "qcow2",
+          "-O",
+          "raw",
+          file,
+          join(folder, "all.raw"),
+        ]);
+        expect(stdout).to.equal("");
+        const after = new GuestFileSystem(join(folder, "all.raw"), MIB);
+        expect(await after.read("/etc/link")).to.equal("no link any more");
+        expect((await after.read("/usr/bin/tool")).length).to.be.greaterThan(0);
+        const { stdout: checked } = await execa("dd", [
+          `if=${join(folder, "all.raw")}`,
+          `of=${join(folder, "root")}`,
+          "bs=1M",
+          "skip=1",
+        ]).then(() => execa("e2fsck", ["-fn", join(folder, "root")]));
+        expect(checked).not.to.match(/errors/);
+      });
+      expect(await hashOf(base)).to.equal(before);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 });

@@ -1,4 +1,5 @@
 import type { ClusterPlan, NodePlan, PublicNetwork } from "../plan/plan";
+import type { Dialect } from "../vc-out/vc-out";
 import type { SiteSettings } from "./settings";
 
 /**
@@ -249,7 +250,18 @@ export interface DiskImage {
   readonly devices: "virtio" | "sata";
   /** Byte offset of the root partition. */
   readonly rootOffset: number;
+  /** By which way the network contract reaches what is inside. Absent: `vc-out.xml`. */
+  readonly reads?: NetworkContract;
+  /** In which its reader wants the vc-out.xml. Absent: in the default one. */
+  readonly vcOutDialect?: Dialect;
 }
+
+/**
+ * What an image reads its network from: a `/root/vc-out.xml`, as the standard wants; a seed for cloud-init; or its own
+ * configuration files, into which the deployer has to write it.
+ */
+export type NetworkContract = (typeof NETWORK_CONTRACTS)[number];
+export const NETWORK_CONTRACTS = ["vc-out.xml", "cloud-init", "files"] as const;
 
 /** What tells one cluster from all others. */
 export interface ClusterRef {

@@ -2,10 +2,11 @@ import { createHash, randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { execa } from "execa";
 import type { DiskImage } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
 import { home } from "../home";
+import { GuestFileSystem } from "./file-system";
+import { findNetworkReader } from "./network-reader";
 
 const SECTOR = 512;
 const EXT_MAGIC_OFFSET = 1024 + 56;
@@ -25,8 +26,8 @@ const MBR_TYPES_REFUSED: ReadonlyMap<number, string> = new Map([
 const MBR_GPT_PROTECTIVE = 0xee;
 
 /**
- * Looks whether a file is a disk that can be run: RAW, with a boot loader, its first partition an ext2/3/4 root. Reads
- * a few sectors and, through debugfs, the kernel's module lists; nothing is mounted.
+ * Looks whether a file is a disk that can be run: RAW, with a boot loader, its first partition an ext2/3/4 root; and what
+ * it needs. Reads a few sectors and, through debugfs, the kernels' module lists and what starts in it; nothing is mounted.
  * @throws InvalidImage with the reason
  */
 export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest">> {
@@ -56,7 +57,9 @@ export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest
     if (magic.readUInt16LE(0) !== EXT_MAGIC) {
       throw invalid("its first partition holds no ext2, ext3 or ext4 file system", "Only these can be prepared");
     }
-    return { size, rootOffset, devices: (await hasVirtio(file, rootOffset)) ? "virtio" : "sata" };
+    const root = new GuestFileSystem(file, rootOffset);
+    const [virtio, reader] = await Promise.all([hasVirtio(root), findNetworkReader(root)]);
+    return { size, rootOffset, devices: virtio ? "virtio" : "sata", ...reader };
   } finally {
     await handle.close();
   }
@@ -98,17 +101,11 @@ function firstGptEntry(head: Buffer, invalid: (detail: string) => Error): [numbe
 }
 
 /** Whether some kernel inside has drivers for virtio disks and NICs, built in or as modules. */
-async function hasVirtio(file: string, rootOffset: number): Promise<boolean> {
-  const listing = await debugfsRead(file, rootOffset, "ls -p /lib/modules");
-  const kernels = listing
-    .split("\n")
-    .map((line) => line.split("/")[5] ?? "")
-    .filter((name) => /^\d[A-Za-z0-9._+~-]*$/.test(name));
+async function hasVirtio(root: GuestFileSystem): Promise<boolean> {
+  const kernels = (await root.list("/lib/modules")).map(({ name }) => name).filter((name) => /^\d/.test(name));
   for (const kernel of kernels) {
     const lists = await Promise.all(
-      ["modules.builtin", "modules.dep"].map((list) =>
-        debugfsRead(file, rootOffset, `cat /lib/modules/${kernel}/${list}`),
-      ),
+      ["modules.builtin", "modules.dep"].map((list) => root.read(`/lib/modules/${kernel}/${list}`)),
     );
     const all = lists.join("\n");
     if (/\/virtio_blk\.ko/.test(all) && /\/virtio_net\.ko/.test(all)) {
@@ -116,23 +113,6 @@ async function hasVirtio(file: string, rootOffset: number): Promise<boolean> {
     }
   }
   return false;
-}
-
-async function debugfsRead(file: string, rootOffset: number, command: string): Promise<string> {
-  const { stdout } = await execa("debugfs", ["-R", command, debugfsTarget(file, rootOffset)], {
-    maxBuffer: 8 * 1024 * 1024,
-    timeout: 30_000,
-    env: { DEBUGFS_PAGER: "cat", PAGER: "cat" },
-  });
-  return stdout;
-}
-
-/** How e2fsprogs names a file system inside a disk. */
-export function debugfsTarget(file: string, offset: number): string {
-  if (file.includes("?")) {
-    throw new InvalidImage(`disk ${file}`, "its path has a question mark, which debugfs can't take", "Rename it");
-  }
-  return `${file}?offset=${offset}`;
 }
 
 interface KnownDigest {

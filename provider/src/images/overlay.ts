@@ -1,9 +1,10 @@
-import { chmod, open, stat, writeFile } from "node:fs/promises";
+import { open, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { execa } from "execa";
 import { SiteFailure } from "../drivers/errors";
 import { inTemporaryFolder } from "../temporary-folder";
+import { GuestFileSystem, plainly, quoted } from "./file-system";
 
 const READY_LIMIT_MS = 30_000;
 const POLL_MS = 3;
@@ -11,14 +12,30 @@ const POLL_MS = 3;
 /** What debugfs says of folders that are there and old files that aren't. */
 const HARMLESS = /already exists|File not found by ext2_lookup/;
 
-/** A file to put into a guest's root file system; owned by root. */
+/** What to change in a guest's root file system. Paths are absolute; what is there of that name is replaced. */
+export type GuestChange = GuestFile | GuestLink | GuestRemoval;
+
+/** A file to put there; owned by root. Folders on the way are made when they are missing. */
 export interface GuestFile {
-  /** Absolute path in the guest. Folders on the way are made when they are missing. */
   readonly path: string;
-  readonly content: string;
+  readonly content: string | Buffer;
   /** Permission bits, 0o600 for instance. */
   readonly mode: number;
 }
+
+/** A symbolic link to put there. */
+export interface GuestLink {
+  readonly path: string;
+  readonly target: string;
+}
+
+export interface GuestRemoval {
+  readonly path: string;
+  readonly removed: true;
+}
+
+/** What to change, seeing what is there. */
+export type GuestChanges = (root: GuestFileSystem) => Promise<readonly GuestChange[]>;
 
 export interface Overlay {
   /** The RAW base as a file on this machine, to read the guest's file system from. */
@@ -28,11 +45,11 @@ export interface Overlay {
   /** Bytes. */
   readonly size: number;
   readonly rootOffset: number;
-  readonly files: readonly GuestFile[];
+  readonly changes: GuestChanges;
 }
 
 /**
- * Makes a qcow2 overlay of a RAW base with files put into its ext2/3/4 root, hands its path to `use`, and removes it.
+ * Makes a qcow2 overlay of a RAW base with changes in its ext2/3/4 root, hands its path to `use`, and removes it.
  * Nothing is mounted and no format is probed: a storage daemon shows the overlay as a RAW file through FUSE, and
  * debugfs writes into that. debugfs follows a guest's symbolic links inside the guest only.
  */
@@ -49,10 +66,10 @@ export async function withOverlay<T>(overlay: Overlay, use: (file: string, bytes
 }
 
 /** An overlay that is there, as a file on this machine. */
-export type PresentOverlay = Pick<Overlay, "base" | "rootOffset" | "files"> & { readonly file: string };
+export type PresentOverlay = Pick<Overlay, "base" | "rootOffset" | "changes"> & { readonly file: string };
 
 /**
- * Puts files into the root file system of an overlay that nobody uses now. What its journal holds, after a machine lost
+ * Changes the root file system of an overlay that nobody uses now. What its journal holds, after a machine lost
  * its power, is brought in order first.
  */
 export async function injectInto(overlay: PresentOverlay): Promise<void> {
@@ -64,17 +81,6 @@ async function inject(folder: string, { file, ...overlay }: PresentOverlay, reco
   const raw = join(folder, "raw");
   const pidFile = join(folder, "pid");
   await writeFile(raw, "");
-  const sources = await Promise.all(
-    overlay.files.map(async ({ content, mode }, index) => {
-      const source = join(folder, `file-${index}`);
-      await writeFile(source, content, { mode: 0o600 });
-      await chmod(source, mode);
-      return source;
-    }),
-  );
-  const script = join(folder, "debugfs");
-  await writeFile(script, debugfsScript(overlay.files, sources));
-
   // It ends with this process, however that ends: nobody else would take its mount away.
   const daemon = execa("setpriv", [
     ...["--pdeathsig", "TERM", "qemu-storage-daemon"],
@@ -96,6 +102,7 @@ async function inject(folder: string, { file, ...overlay }: PresentOverlay, reco
     if (recover) {
       await replayJournal(raw);
     }
+    const script = await debugfsScript(folder, await overlay.changes(new GuestFileSystem(raw)));
     // debugfs exits with 0 whatever happens; only what it says on stderr, below its banner, tells.
     const { stderr } = await run("debugfs", ["-w", "-f", script, raw]);
     const complaints = stderr.split("\n").filter((line) => line && !/^debugfs \d/.test(line) && !HARMLESS.test(line));
@@ -169,29 +176,42 @@ function refuseEarlyEnd(outcome: unknown): never {
   throw new SiteFailure("opening the node's disk", detail, "It needs /dev/fuse");
 }
 
-/** Missing folders are made, old files replaced, and owner and mode set, as debugfs takes both from the source file. */
-function debugfsScript(files: readonly GuestFile[], sources: readonly string[]): string {
-  const folders = new Set(files.flatMap(({ path }) => ancestors(path)));
-  return [
-    ...[...folders].map((folder) => `mkdir ${folder}`),
-    ...files.flatMap(({ path, mode }, index) => [
-      `rm ${path}`,
-      `write ${quote(sources[index] ?? "")} ${path}`,
-      `set_inode_field ${path} mode 0${(0o100000 | mode).toString(8)}`,
-      `set_inode_field ${path} uid 0`,
-      `set_inode_field ${path} gid 0`,
-    ]),
-    "",
-  ].join("\n");
+/**
+ * Writes down what debugfs has to do: missing folders are made, old files replaced, and owner and mode set, as debugfs takes
+ * both from the source file.
+ * @returns the script's path
+ */
+async function debugfsScript(folder: string, changes: readonly GuestChange[]): Promise<string> {
+  const folders = new Set(changes.flatMap((change) => ("removed" in change ? [] : ancestors(change.path))));
+  const commands = await Promise.all(
+    changes.map(async (change, index) => {
+      const path = quoted(plainly(change.path));
+      if ("removed" in change) {
+        return [`rm ${path}`];
+      }
+      if ("target" in change) {
+        return [`rm ${path}`, `symlink ${path} ${quoted(change.target)}`];
+      }
+      const source = join(folder, `file-${index}`);
+      await writeFile(source, change.content, { mode: 0o600 });
+      return [
+        `rm ${path}`,
+        `write ${quoted(source)} ${path}`,
+        `set_inode_field ${path} mode 0${(0o100000 | change.mode).toString(8)}`,
+        `set_inode_field ${path} uid 0`,
+        `set_inode_field ${path} gid 0`,
+      ];
+    }),
+  );
+  const script = join(folder, "debugfs");
+  const makeFolders = [...folders].map((path) => `mkdir ${quoted(plainly(path))}`);
+  await writeFile(script, [...makeFolders, ...commands.flat(), ""].join("\n"));
+  return script;
 }
 
 function ancestors(path: string): string[] {
   const parts = path.split("/").slice(1, -1);
   return parts.map((_, index) => `/${parts.slice(0, index + 1).join("/")}`);
-}
-
-function quote(path: string): string {
-  return `"${path.replaceAll('"', '""')}"`;
 }
 
 function json(options: Record<string, string | number | boolean>): string {

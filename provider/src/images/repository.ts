@@ -1,7 +1,8 @@
-import { readFile, realpath, stat } from "node:fs/promises";
+import { lstat, readFile, realpath, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { isAbsolute, join, relative, resolve } from "node:path";
 import { InvalidImage, NotFound, NotSupported, VirtualClusterError } from "../drivers/errors";
+import { type Manifest, parseManifest } from "./manifest";
 import { parseVcIn, type VcIn } from "./vc-in";
 
 /** An image as a repository offers it: RAW disks on this machine. */
@@ -10,6 +11,7 @@ export interface LocalImage {
   /** Absolute paths. */
   readonly frontendDisk: string;
   readonly computeDisk: string;
+  readonly manifest: Manifest;
 }
 
 /** More than any vcdb.txt or vc-in.xml needs. */
@@ -50,7 +52,18 @@ export async function findImage(repository: string, vcName: string): Promise<Loc
     vcName,
     frontendDisk: await disk(vcIn.frontendDisk),
     computeDisk: await disk(vcIn.computeDisk),
+    manifest: await manifestBeside(vcInFile, folder, `image ${vcName}`),
   };
+}
+
+async function manifestBeside(vcInFile: string, repository: string, what: string): Promise<Manifest> {
+  const name = "manifest.json";
+  const isThere = await lstat(join(vcInFile, "..", name)).catch(() => undefined);
+  if (!isThere) {
+    return {};
+  }
+  const file = await inside(repository, join(vcInFile, ".."), name, what);
+  return parseManifest(await readText(file, what), file);
 }
 
 /** `NAME,PATH` lines; blank ones and those without exactly one comma are passed over, as pragma_boot did. */

@@ -1,6 +1,6 @@
 import type { Capabilities, Shape, SiteDescription } from "../drivers/driver";
 import { AddressTaken, NoCapacity } from "../drivers/errors";
-import { DEFAULT_DIALECT, type Dialect } from "../vc-out/vc-out";
+import type { Dialect } from "../vc-out/vc-out";
 import { contains, fromNumber, hostAt, hostCount, macOf, overlap, type Subnet, subnet, toNumber } from "./addresses";
 import { computeName } from "./names";
 
@@ -13,7 +13,7 @@ export interface ClusterPlan {
   readonly computes: readonly NodePlan[];
   readonly privateNetwork: PrivateNetwork;
   readonly publicNetwork: PublicNetwork;
-  /** In which its nodes' vc-out.xml are written. Absent: in the default one. */
+  /** In which its nodes' vc-out.xml are written, where the program says so. */
   readonly vcOutDialect?: Dialect;
 }
 
@@ -169,8 +169,7 @@ export function planCluster(
     ),
     privateNetwork: { cidr: privateSubnet.cidr },
     publicNetwork: site.publicNetwork,
-    ...(wish.vcOutDialect !== undefined &&
-      wish.vcOutDialect !== DEFAULT_DIALECT && { vcOutDialect: wish.vcOutDialect }),
+    ...(wish.vcOutDialect !== undefined && { vcOutDialect: wish.vcOutDialect }),
   };
 }
 

@@ -1,9 +1,10 @@
 import { z } from "zod";
-import { computeVcOut, DEFAULT_DIALECT } from "../vc-out/vc-out";
+import { computeVcOut } from "../vc-out/vc-out";
 import { writeVcOut } from "../vc-out/write";
 import type { LifeCycle, Properties } from "./host";
 import {
   checkNode,
+  dialectFor,
   diffNode,
   ensureNode,
   NODE_POLICIES,
@@ -48,7 +49,7 @@ export function computeNodeLifeCycle(): LifeCycle {
 async function ensure(news: Properties, past: Past): Promise<Properties> {
   return ensureNode(inputsOf(news), "compute", past, (record, inputs) => {
     const plan = { name: inputs.node, ...inputs };
-    return writeVcOut(computeVcOut(record.plan, plan, record.publicKeys), inputs.vcOutDialect ?? DEFAULT_DIALECT);
+    return writeVcOut(computeVcOut(record.plan, plan, record.publicKeys), dialectFor(inputs, record.image.compute));
   });
 }
 

@@ -1,10 +1,11 @@
 import { z } from "zod";
 import type { FrontendPlan } from "../plan/plan";
-import { DEFAULT_DIALECT, frontendVcOut, type PlannedCompute } from "../vc-out/vc-out";
+import { frontendVcOut, type PlannedCompute } from "../vc-out/vc-out";
 import { writeVcOut } from "../vc-out/write";
 import type { LifeCycle, Properties } from "./host";
 import {
   checkNode,
+  dialectFor,
   diffNode,
   ensureNode,
   machinesOf,
@@ -92,7 +93,7 @@ async function ensure(news: Properties, past: Past): Promise<Properties> {
   return ensureNode(inputsOf(news), "frontend", past, (record, inputs) => {
     const frontend: FrontendPlan = { ...record.plan.frontend, publicIp: inputs.publicIp, publicMac: inputs.publicMac };
     const vcOut = frontendVcOut({ ...record.plan, frontend, computes: inputs.computes }, [inputs.publicKey]);
-    return writeVcOut(vcOut, inputs.vcOutDialect ?? DEFAULT_DIALECT);
+    return writeVcOut(vcOut, dialectFor(inputs, record.image.frontend));
   });
 }
 

@@ -4,6 +4,7 @@ import type {
   BootRequest,
   ClusterRecord,
   ClusterRef,
+  DiskImage,
   Driver,
   NodeRef,
   ObservedNode,
@@ -16,7 +17,7 @@ import { addressOf } from "../drivers/registry";
 import { siteSettings } from "../drivers/settings";
 import { macsOf, SITE_DECIDES } from "../plan/plan";
 import { sha256 } from "../vc-out/digest";
-import { DIALECTS, type Dialect, type PlannedCompute } from "../vc-out/vc-out";
+import { DEFAULT_DIALECT, DIALECTS, type Dialect, type PlannedCompute } from "../vc-out/vc-out";
 import {
   belongsTo,
   clusterNameIn,
@@ -59,7 +60,7 @@ export interface NodeInputs extends NodeLocation, Shape {
   /** Default `ready`. */
   readonly waitFor?: "none" | "running" | "ready" | undefined;
   readonly timeouts?: Timeouts | undefined;
-  /** In which its vc-out.xml is written. Default `B`. */
+  /** In which its vc-out.xml is written. Default: as its image wants it. */
   readonly vcOutDialect?: Dialect | undefined;
 }
 
@@ -206,6 +207,11 @@ function repairs({ ready, state, node, drift = [] }: NodeOutputs): string[] {
     ...(state !== STUCK && state !== "running" ? [`its machine is ${state}`] : []),
     ...drift,
   ];
+}
+
+/** The program chooses; else the image, which has said it or looks like it. */
+export function dialectFor({ vcOutDialect }: NodeInputs, image: DiskImage): Dialect {
+  return vcOutDialect ?? image.vcOutDialect ?? DEFAULT_DIALECT;
 }
 
 export function nodeId({ clusterId, node }: Pick<NodeInputs, "clusterId" | "node">): string {

@@ -6,6 +6,7 @@ import type {
   Channel,
   ClusterKeys,
   ClusterRecord,
+  DiskImage,
   Driver,
   ImageRecord,
   ObservedNode,
@@ -545,7 +546,13 @@ async function readKeyFile(path: string): Promise<string> {
 }
 
 async function recordImage(image: LocalImage): Promise<ImageRecord> {
-  const disk = async (file: string) => ({ ...(await examineDisk(file)), digest: await digestOf(file) });
+  const { reads, vcOutDialect } = image.manifest;
+  const disk = async (file: string): Promise<DiskImage> => ({
+    ...(await examineDisk(file)),
+    ...(reads && { reads }),
+    ...(vcOutDialect && { vcOutDialect }),
+    digest: await digestOf(file),
+  });
   const frontend = await disk(image.frontendDisk);
   return {
     vcName: image.vcName,

@@ -67,7 +67,16 @@ export class Guests {
     let sshTried = 0;
     let last = "it hasn't answered yet";
     while (elapsed() < limits.seconds) {
-      const status = await this.status(domain);
+      let status = await this.status(domain);
+      const silent = status.kind === "silent" || status.kind === "foreign";
+      if (silent && elapsed() - sshTried > (sshTried ? SSH_EVERY_SECONDS : sshAfter)) {
+        sshTried = elapsed();
+        const told = await this.sshStatus(node, cluster);
+        if (told === "answers") {
+          return;
+        }
+        status = told ?? status;
+      }
       if (status.kind === "guest" && (digest === "" || status.digest === digest) && status.state === "ready") {
         return;
       }
@@ -78,13 +87,6 @@ export class Guests {
         throw new NotReady(`node ${node}`, `its guest program failed: ${status.message}`, HINT);
       }
       last = describe(status, digest);
-      const silent = status.kind === "silent" || status.kind === "foreign";
-      if (silent && elapsed() - sshTried > (sshTried ? SSH_EVERY_SECONDS : sshAfter)) {
-        sshTried = elapsed();
-        if (await this.sshAnswers(node, cluster)) {
-          return;
-        }
-      }
       if (elapsed() - said > PROGRESS_EVERY_SECONDS) {
         said = elapsed();
         limits.progress(`waiting until it is ready, ${Math.round(said)} s so far: ${last}`);
@@ -220,10 +222,20 @@ export class Guests {
     return statuses;
   }
 
-  /** An answer of any kind will do, a refusal of our key included: sshd runs, so the network is configured. */
-  private async sshAnswers(node: string, cluster: ClusterRecord): Promise<boolean> {
-    const { exitCode, stderr } = await this.ssh(node, cluster, ["true"]);
-    return exitCode === 0 || isAnswerOf(addressOf(node, cluster), stderr);
+  /**
+   * What its guest program says over ssh; `answers` where there is none, or where our key is refused: sshd runs, so the
+   * network is configured.
+   */
+  private async sshStatus(node: string, cluster: ClusterRecord): Promise<GuestStatus | "answers" | undefined> {
+    const { exitCode, stdout, stderr } = await this.ssh(node, cluster, [GUEST_PROGRAM, "status"]);
+    const status = parseGuestStatus(stdout);
+    if (exitCode === 0 && status.kind === "guest") {
+      return status;
+    }
+    // 255: ssh itself failed.
+    return (exitCode !== undefined && exitCode !== 255) || isAnswerOf(addressOf(node, cluster), stderr)
+      ? "answers"
+      : undefined;
   }
 
   private async replaceOverSsh(node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
@@ -236,13 +248,13 @@ export class Guests {
     cluster: ClusterRecord,
     command: readonly string[],
     { input = "", seconds = 20 }: { readonly input?: string; readonly seconds?: number } = {},
-  ): Promise<{ readonly exitCode: number | undefined; readonly stderr: string }> {
-    const { exitCode, stderr } = await execa("ssh", [...this.sshArguments(node, cluster), ...command], {
+  ): Promise<{ readonly exitCode: number | undefined; readonly stdout: string; readonly stderr: string }> {
+    const { exitCode, stdout, stderr } = await execa("ssh", [...this.sshArguments(node, cluster), ...command], {
       reject: false,
       input,
       timeout: seconds * 1000,
     });
-    return { exitCode, stderr: stderr ?? "" };
+    return { exitCode, stdout: stdout ?? "", stderr: stderr ?? "" };
   }
 
   private sshArguments(node: string, cluster: ClusterRecord): string[] {

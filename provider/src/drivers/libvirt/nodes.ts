@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import pLimit from "p-limit";
-import { type GuestFile, injectInto, withOverlay } from "../../images/overlay";
+import { type GuestChanges, injectInto, withOverlay } from "../../images/overlay";
+import { KEY_FILES, nodeFiles } from "../../node-files/node-files";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { sha256 } from "../../vc-out/digest";
 import type {
@@ -41,14 +42,6 @@ const PARALLEL_STARTS = 4;
 const COPY_SECONDS = 6 * 3600;
 const MIB = 1024 * 1024;
 const MOST_CONSOLE = 4 * 1024 * 1024;
-/** Where the cluster's own keys lie in a guest. */
-const KEY_FILES = {
-  rootKey: "/etc/vc/id_ed25519",
-  rootPublic: "/etc/vc/id_ed25519.pub",
-  hostKey: "/etc/vc/ssh_host_ed25519_key",
-  hostPublic: "/etc/vc/ssh_host_ed25519_key.pub",
-} as const;
-
 /** The machines of clusters: each one domain, its overlay volume and its console's log. */
 export class Nodes {
   private readonly startLimit = pLimit(PARALLEL_STARTS);
@@ -417,17 +410,10 @@ export class Nodes {
   ): Promise<string[]> {
     const name = domainName(ref);
     const image = ref.cluster.image[request.role];
-    const keys = await this.clusters.keysOf(ref.cluster.name);
+    const changes = await this.changesFor(ref, request);
     return this.clusters.withLocalBase(image, request.progress, async (base) => {
-      const files = [
-        vcOutFile(request.vcOut),
-        { path: KEY_FILES.rootKey, content: keys.rootKey.private, mode: 0o600 },
-        { path: KEY_FILES.rootPublic, content: `${keys.rootKey.public}\n`, mode: 0o644 },
-        { path: KEY_FILES.hostKey, content: keys.hostKey.private, mode: 0o600 },
-        { path: KEY_FILES.hostPublic, content: `${keys.hostKey.public}\n`, mode: 0o644 },
-      ];
       const size = Math.max(image.size, (request.plan.diskSize ?? 0) * MIB);
-      const overlay = { base, baseAtSite, size, rootOffset: image.rootOffset, files };
+      const overlay = { base, baseAtSite, size, rootOffset: image.rootOffset, changes };
       return withOverlay(overlay, async (file, bytes) => {
         const made = [
           { name: consoleVolume(name), bytes: 0 },
@@ -437,6 +423,14 @@ export class Nodes {
         return made.map((volume) => volume.name);
       });
     });
+  }
+
+  private async changesFor(
+    { cluster, node }: NodeRef<ClusterRecord>,
+    { role, vcOut }: Pick<BootRequest, "role" | "vcOut">,
+  ): Promise<GuestChanges> {
+    const keys = await this.clusters.keysOf(cluster.name);
+    return (root) => nodeFiles(cluster.image[role].reads, { name: domainName({ cluster, node }), vcOut, keys }, root);
   }
 
   private async start(ref: NodeRef<ClusterRecord>, machine: Machine, request: BootRequest): Promise<void> {
@@ -463,11 +457,12 @@ export class Nodes {
     progress("writing its new vc-out.xml into its disk");
     await this.refuseOtherDisk(machine);
     await this.setAutostart(machine, false);
+    const changes = await this.changesFor(ref, { role, vcOut });
     await this.clusters.withLocalBase(image, progress, (base) =>
       inTemporaryFolder(async (folder) => {
         const file = join(folder, "disk.qcow2");
         await this.volumes.download(diskVolume(name), file, { timeoutSeconds: COPY_SECONDS });
-        await injectInto({ file, base, rootOffset: image.rootOffset, files: [vcOutFile(vcOut)] });
+        await injectInto({ file, base, rootOffset: image.rootOffset, changes });
         await this.volumes.remove(replacementVolume(name));
         await this.volumes.create(replacementVolume(name), (await stat(file)).size);
         await this.volumes.upload(replacementVolume(name), file, { timeoutSeconds: COPY_SECONDS });
@@ -573,10 +568,6 @@ function markOf(ref: NodeRef<ClusterRecord>, what: MarkContent): NodeMark {
 /** The command that writes a machine's mark. */
 function setMetadata(name: string, mark: NodeMark, where: readonly string[]): string[] {
   return ["metadata", name, MARK_NAMESPACE, "--key", "vc", "--set", nodeMetadataXml(mark), ...where];
-}
-
-function vcOutFile(content: string): GuestFile {
-  return { path: "/root/vc-out.xml", content, mode: 0o644 };
 }
 
 function domainName({ cluster, node }: NodeRef): string {

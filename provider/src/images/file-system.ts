@@ -1,0 +1,108 @@
+import { execa } from "execa";
+import { InvalidImage } from "../drivers/errors";
+
+/** More than any configuration file, program of a script's kind or list of modules has, bytes. */
+const MOST_OUTPUT = 8 * 1024 * 1024;
+/** What a name may be made of here: nothing that debugfs takes apart, or that would be another place on this machine. */
+const PLAIN_NAME = /^(?!\.{1,2}$)[A-Za-z0-9@._+~: -]+$/;
+
+/** What a folder of a guest holds. */
+export interface GuestEntry {
+  readonly name: string;
+  readonly kind: "file" | "folder" | "link" | "other";
+  /** Permission bits. */
+  readonly mode: number;
+  /** Bytes; 0 of a folder. */
+  readonly size: number;
+}
+
+/**
+ * The ext2/3/4 file system of a guest, read through debugfs: nothing is mounted. Whoever made it may have put anything
+ * into it: its symbolic links lead to nowhere but inside it, names that no honest one needs are passed over, and nobody
+ * reads more than a few MiB.
+ */
+export class GuestFileSystem {
+  /** @param target a file that holds the file system, and how many bytes from its start on */
+  constructor(
+    private readonly target: string,
+    private readonly offset = 0,
+  ) {}
+
+  /** Empty where there is no such folder. */
+  async list(folder: string): Promise<readonly GuestEntry[]> {
+    // With a dot at its end, for debugfs takes a link in the last place for the link itself.
+    const lines = (await this.debugfs(`ls -p ${quoted(`${folder}/.`)}`)).toString("utf8").split("\n");
+    return lines.flatMap((line) => {
+      const [, mode = "", name = "", size = ""] = /^\/\d+\/([0-7]{6})\/\d+\/\d+\/([^/]+)\/(\d*)\/$/.exec(line) ?? [];
+      if (!PLAIN_NAME.test(name)) {
+        return [];
+      }
+      return [
+        { name, kind: KINDS[mode.slice(0, 2)] ?? "other", mode: Number.parseInt(mode, 8) & 0o7777, size: Number(size) },
+      ];
+    });
+  }
+
+  /** Whether there is anything of that name. */
+  async has(path: string): Promise<boolean> {
+    const [folder, name] = parted(path);
+    return (await this.list(folder)).some((entry) => entry.name === name);
+  }
+
+  /** The text of a file; empty where there is none, or a link. */
+  async read(path: string): Promise<string> {
+    return (await this.readBytes(path)).toString("utf8");
+  }
+
+  async readBytes(path: string): Promise<Buffer> {
+    return this.debugfs(`cat ${quoted(plainly(path))}`);
+  }
+
+  /** Where a symbolic link leads to; empty where there is none, or it leads far: it can't be read then. */
+  async linkTarget(path: string): Promise<string> {
+    const told = await this.debugfs(`stat ${quoted(plainly(path))}`);
+    return /^Fast link dest: "([^"\n]*)"$/m.exec(told.toString("utf8"))?.[1] ?? "";
+  }
+
+  private async debugfs(command: string): Promise<Buffer> {
+    const target = this.offset ? debugfsTarget(this.target, this.offset) : this.target;
+    const result = await execa("debugfs", ["-R", command, target], {
+      maxBuffer: MOST_OUTPUT,
+      timeout: 30_000,
+      encoding: "buffer",
+      stripFinalNewline: false,
+      reject: false,
+      env: { DEBUGFS_PAGER: "cat", PAGER: "cat" },
+    });
+    if (result instanceof Error && !result.isMaxBuffer) {
+      throw result;
+    }
+    return Buffer.from(result.stdout);
+  }
+}
+
+const KINDS: Readonly<Record<string, GuestEntry["kind"]>> = { "10": "file", "04": "folder", "12": "link" };
+
+/** How debugfs has to be told a path whose folder may be a link to another: in the last place it doesn't follow one. */
+export function plainly(path: string): string {
+  const [folder, name] = parted(path);
+  return `${folder}/./${name}`;
+}
+
+/** One word for debugfs. */
+export function quoted(path: string): string {
+  return `"${path.replaceAll('"', '""')}"`;
+}
+
+function parted(path: string): [folder: string, name: string] {
+  const slash = path.lastIndexOf("/");
+  return [path.slice(0, slash), path.slice(slash + 1)];
+}
+
+/** How e2fsprogs names a file system inside a disk. */
+export function debugfsTarget(file: string, offset: number): string {
+  if (file.includes("?")) {
+    throw new InvalidImage(`disk ${file}`, "its path has a question mark, which debugfs can't take", "Rename it");
+  }
+  return `${file}?offset=${offset}`;
+}

@@ -1,0 +1,80 @@
+import type { DiskImage } from "../drivers/driver";
+import type { GuestFileSystem } from "./file-system";
+
+/** What reads the network contract inside an image, and in which dialect, as far as that isn't the usual. */
+export type NetworkReader = Pick<DiskImage, "reads" | "vcOutDialect">;
+
+/** Programs of this project and of PRAGMA's, and where they are installed. */
+const GUEST_PROGRAM = "/usr/sbin/vc-guest";
+const PYTHON_READERS = [
+  // vc-out-parser: its service's folder, and its package's.
+  "/opt/vc-out-parser/vc-out-parser.py",
+  "/opt/vc-out-parse/vc-out-parser.py",
+  // dynip, a command of Rocks.
+  ...["2.4", "2.6", "2.7"].map(
+    (python) => `/opt/rocks/lib/python${python}/site-packages/rocks/commands/reconfigure/__init__.py`,
+  ),
+];
+const CLOUD_INIT = ["/usr/bin/cloud-init", "/usr/local/bin/cloud-init"];
+const CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled";
+/** Where an image says what runs at its start. */
+const START_UP = [
+  "/etc/systemd/system",
+  "/usr/lib/systemd/system",
+  "/lib/systemd/system",
+  "/etc/init.d",
+  "/etc/rc.d/init.d",
+];
+const START_UP_FILES = ["/etc/rc.local", "/etc/rc.d/rc.local"];
+/** What names a unit or a script that may have to do with it; all of them are too many to look into. */
+const TELLING_NAME = /vc|dynip|pragma|rocks|cluster/i;
+
+/**
+ * Looks what in a root file system reads the network contract: a program for vc-out.xml, else cloud-init, else nothing, and
+ * then the deployer writes the configuration files.
+ */
+export async function findNetworkReader(root: GuestFileSystem): Promise<NetworkReader> {
+  if (await root.has(GUEST_PROGRAM)) {
+    return {};
+  }
+  for (const path of PYTHON_READERS) {
+    const program = await root.read(path);
+    if (program) {
+      return knowsDialectB(program) ? {} : { vcOutDialect: "A" };
+    }
+  }
+  if (await startsReader(root)) {
+    return {};
+  }
+  const isCloud = (await anyOf(root, CLOUD_INIT)) && !(await root.has(CLOUD_INIT_OFF));
+  return { reads: isCloud ? "cloud-init" : "files" };
+}
+
+/**
+ * In dialect B the names are attributes of `frontend` itself; programs of before September 2017 look only at elements
+ * below it (vc-out-parser and dynip, in their repositories' histories).
+ */
+function knowsDialectB(program: string): boolean {
+  return /\.\/frontend['"]/.test(program);
+}
+
+/** Whether something else that runs at the start mentions the file: an image may have a reader of its own. */
+async function startsReader(root: GuestFileSystem): Promise<boolean> {
+  const listed = await Promise.all(
+    START_UP.map(async (folder) =>
+      (await root.list(folder))
+        .filter(({ kind, name }) => kind === "file" && TELLING_NAME.test(name))
+        .map(({ name }) => `${folder}/${name}`),
+    ),
+  );
+  for (const path of [...START_UP_FILES, ...listed.flat()]) {
+    if ((await root.read(path)).includes("vc-out.xml")) {
+      return true;
+    }
+  }
+  return false;
+}
+
+async function anyOf(root: GuestFileSystem, paths: readonly string[]): Promise<boolean> {
+  return (await Promise.all(paths.map((path) => root.has(path)))).includes(true);
+}
