@@ -235,7 +235,7 @@ function screenOf(terminal: Terminal): Screen {
   const clear = "\r\u001b[K";
   return {
     line: (text) => void process.stdout.write(`${clear}${text}\n`),
-    status: (text) => void process.stdout.write(`${clear}${text.slice(0, process.stdout.columns - 1)}`),
+    status: (text) => void process.stdout.write(`${clear}${text.slice(0, (process.stdout.columns || 80) - 1)}`),
   };
 }
 

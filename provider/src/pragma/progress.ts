@@ -19,7 +19,10 @@ const HEARD = ["info", "info#err", "warning", "error"];
 const NODE = /:(FrontendNode|ComputeNode)$/;
 const CLUSTER = /:VirtualCluster$/;
 /** How Pulumi wraps what a provider's `check` or `create` says. */
-const WRAPPINGS = [/^\S+ resource '[^']*' has a problem: /, /^(?:creating|updating|deleting|reading) \S+: /];
+const WRAPPINGS = [
+  /^\S+ resource '[^']*'(?:: property .*?)? has a problem: /,
+  /^(?:creating|updating|deleting|reading) \S+: /,
+];
 /** What the engine says after all others. */
 const AFTERWORDS = /^(update failed|preview failed|destroy failed|Resource preview failed)\b/;
 

@@ -95,6 +95,7 @@ export class Project {
       await layOut(folder, findPackages());
       const trial = await this.automation.LocalWorkspace.create({
         workDir: folder,
+        pulumiCommand: this.workspace.pulumiCommand,
         pulumiHome: join(folder, "pulumi"),
         envVars: { PULUMI_BACKEND_URL: pathToFileURL(folder).href },
       });
