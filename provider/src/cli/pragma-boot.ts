@@ -66,12 +66,13 @@ function commandsFor(terminal: Terminal): Commands {
 async function boot(wish: Wish, terminal: Terminal): Promise<void> {
   const name = wish.name ?? clusterNameFor(wish.vcName);
   const given = await settingsFor(wish);
+  const fresh = { ...siteDefaults(), ...given };
+  if (!Project.has(name)) {
+    await findImage(fresh.repository ?? home("images"), fresh.image);
+  }
   const project = await Project.open();
   const current = await project.settingsOf(name);
-  const settings = { ...(current ?? siteDefaults()), ...given };
-  if (current?.image !== settings.image) {
-    await findImage(settings.repository ?? home("images"), settings.image);
-  }
+  const settings = current ? { ...current, ...given } : fresh;
   await change(project, name, settings, wish, terminal);
   if (!wish.dryRun) {
     const summary = summaryOf(await project.stateOf(name));

@@ -1,4 +1,4 @@
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import type { Terminal } from "../cli/terminal";
 import { closest } from "../closest";
 import { CLUSTER_NAME } from "../plan/names";
@@ -80,7 +80,7 @@ export function commandLine(commands: Commands, version: string, terminal: Termi
     .version(version, "--version")
     .description("Brings up virtual clusters, as pragma_boot always did, by way of Pulumi.")
     .usage("--list | --vcname NAME [--num_cpus N] [OPTION …] | COMMAND")
-    .argument("[command]")
+    .argument("[command...]")
     .option("--vcname <name>", "bring up the virtual cluster of this name, or change it")
     .option("--list", "list the virtual clusters that can be brought up")
     .option(
@@ -96,11 +96,11 @@ export function commandLine(commands: Commands, version: string, terminal: Termi
     .addOption(new Option("--wait_for <state>", "when it counts as up").choices(["none", "running", "ready"]))
     .option("-v, --verbose", "show all that Pulumi says")
     .option("-d, --debug", "show what would be done, and do nothing")
-    .allowExcessArguments()
     .addHelpText("after", EXAMPLES);
   const given = () => program.opts<Options>();
+  const fail = (message: string) => program.error(message);
 
-  program.action(async (word: string | undefined) => {
+  program.action(async ([word]: string[]) => {
     const { list, vcname } = given();
     if (word !== undefined) {
       const near = closest(
@@ -190,8 +190,4 @@ function clusterName(text: string): string {
     throw new InvalidArgumentError("it must be a letter, then small letters, digits and dashes");
   }
   return text;
-}
-
-function fail(message: string): never {
-  throw new CommanderError(1, "pragma_boot.usage", message);
 }

@@ -45,6 +45,11 @@ export class Project {
     return home(PROJECT);
   }
 
+  /** Whether a cluster of that name has been asked for. */
+  static has(name: string): boolean {
+    return existsSync(join(Project.folder, `Pulumi.${name}.yaml`));
+  }
+
   /**
    * Makes the project, or brings it up to date. From then on this process has the environment of `npx pulumi`.
    * @throws SetupError when Pulumi isn't set up
@@ -147,8 +152,7 @@ export class Project {
   }
 
   private async stackSettings(name: string): Promise<StackSettings> {
-    const isThere = existsSync(join(Project.folder, `Pulumi.${name}.yaml`));
-    return isThere ? this.workspace.stackSettings(name) : {};
+    return Project.has(name) ? this.workspace.stackSettings(name) : {};
   }
 
   private async exclusively(name: string, work: () => Promise<void>): Promise<void> {

@@ -11,9 +11,6 @@ export interface SiteDefaults {
   readonly site?: SiteSettings;
 }
 
-/** Names another `site_conf.conf` than those that are looked for. */
-const VARIABLE = "PRAGMA_BOOT_CONF";
-
 /**
  * Reads the `site_conf.conf` that `PRAGMA_BOOT_CONF` names, else the first of `$VIRTUAL_CLUSTER_HOME/site_conf.conf` and
  * `/opt/pragma_boot/etc/site_conf.conf`, where pragma_boot of old was installed; nothing where there is none. Never one of
@@ -21,10 +18,10 @@ const VARIABLE = "PRAGMA_BOOT_CONF";
  * @throws NotFound, NotSupported
  */
 export function siteDefaults(): SiteDefaults {
-  const named = process.env[VARIABLE];
+  const named = process.env.PRAGMA_BOOT_CONF;
   if (named && !existsSync(named)) {
     throw new NotFound(
-      `${VARIABLE} (${named})`,
+      `PRAGMA_BOOT_CONF (${named})`,
       "there is no such file",
       "Name a site_conf.conf, or unset the variable",
     );
