@@ -124,12 +124,12 @@ export class World {
 
   /** Runs `npx pragma_boot`, and doesn't fail with it. */
   async pragmaBoot(...args: string[]) {
-    return execa(process.execPath, [PRAGMA_BOOT, ...args], {
-      env: this.env,
-      all: true,
-      stdin: "ignore",
-      reject: false,
-    });
+    return this.startPragmaBoot(...args);
+  }
+
+  startPragmaBoot(...args: string[]) {
+    const options = { env: this.env, all: true, stdin: "ignore", reject: false } as const;
+    return execa(process.execPath, [PRAGMA_BOOT, ...args], options);
   }
 
   /** The same on a terminal of its own. @returns what that was sent, and the exit code */
