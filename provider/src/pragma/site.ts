@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from "node:fs";
+import { resolve } from "node:path";
 import { NotFound, NotSupported } from "../drivers/errors";
 import { type SiteSettings, siteArgument } from "../drivers/settings";
 import { home } from "../home";
@@ -18,7 +19,7 @@ export interface SiteDefaults {
  * @throws NotFound, NotSupported
  */
 export function siteDefaults(): SiteDefaults {
-  const named = process.env.PRAGMA_BOOT_CONF;
+  const named = process.env.PRAGMA_BOOT_CONF && resolve(process.env.PRAGMA_BOOT_CONF);
   if (named && !existsSync(named)) {
     throw new NotFound(
       `PRAGMA_BOOT_CONF (${named})`,
