@@ -6,6 +6,10 @@ export interface ProcessStat {
   /** `R`, `S`, `Z` …. */
   readonly state: string;
   readonly parent: number;
+  /** Its process group. */
+  readonly group: number;
+  /** The group in the foreground of its terminal; -1 where it has none. */
+  readonly foregroundGroup: number;
   /** Ticks since boot. */
   readonly startTime: string;
 }
@@ -21,6 +25,8 @@ export function statOf(pid: number): ProcessStat | undefined {
       command: text.slice(begin + 1, end),
       state: fields[0] ?? "",
       parent: Number(fields[1]),
+      group: Number(fields[2]),
+      foregroundGroup: Number(fields[5]),
       startTime: fields[19] ?? "",
     };
   } catch {

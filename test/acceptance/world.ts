@@ -18,6 +18,7 @@ import { execa, type Result } from "execa";
 import { sitePaths } from "../../provider/src/default-site/paths";
 import type { ClusterRef } from "../../provider/src/drivers/driver";
 import { home } from "../../provider/src/home";
+import { shellWord } from "../../provider/src/shell-word";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import type { RemoteSite, SshSetUp } from "./remote-site";
 
@@ -25,6 +26,7 @@ export const ROOT = join(__dirname, "..", "..");
 const QUICKSTART = join(ROOT, "examples", "quickstart", "quickstart.mjs");
 const PULUMI = join(ROOT, "examples", "quickstart", "pulumi.mjs");
 const VC = join(ROOT, "provider", "vc.mjs");
+const PRAGMA_BOOT = join(ROOT, "provider", "pragma_boot.mjs");
 /** Programs whose runs are counted. */
 const COUNTED = ["virsh", "qemu-img", "qemu-storage-daemon", "debugfs"] as const;
 export type Counts = Record<(typeof COUNTED)[number], number>;
@@ -113,6 +115,27 @@ export class World {
   async vc(...args: string[]) {
     return execa(process.execPath, [VC, ...args], {
       cwd: this.project,
+      env: this.env,
+      all: true,
+      stdin: "ignore",
+      reject: false,
+    });
+  }
+
+  /** Runs `npx pragma_boot`, and doesn't fail with it. */
+  async pragmaBoot(...args: string[]) {
+    return this.startPragmaBoot(...args);
+  }
+
+  startPragmaBoot(...args: string[]) {
+    const options = { env: this.env, all: true, stdin: "ignore", reject: false } as const;
+    return execa(process.execPath, [PRAGMA_BOOT, ...args], options);
+  }
+
+  /** The same on a terminal of its own. @returns what that was sent, and the exit code */
+  async pragmaBootOnTerminal(...args: string[]) {
+    const command = [process.execPath, PRAGMA_BOOT, ...args].map(shellWord).join(" ");
+    return execa("script", ["--quiet", "--return", "--command", command, "/dev/null"], {
       env: this.env,
       all: true,
       stdin: "ignore",

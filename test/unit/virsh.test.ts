@@ -177,6 +177,14 @@ describe("Virsh", () => {
     expect(error?.message).to.include("libvirt-clients");
   });
 
+  it("passes over what polkit's agent says on a terminal where no polkit runs", async () => {
+    const virsh = await fakeVirsh(
+      `echo 'Authorization not available. Check if polkit service is running or see debug message for more information.' >&2; echo done`,
+    );
+    await virsh.sequence([["net-list"]]);
+    expect(await virsh.run(["net-list"])).to.equal("done\n");
+  });
+
   it("takes silence for unreachable, never for absence", async () => {
     const virsh = await fakeVirsh("exec sleep 60");
     const error = await rejection(virsh.runIfThere(["net-dumpxml", "dock"], { timeoutSeconds: 0.2 }));

@@ -1,6 +1,7 @@
 import { lstat, readFile, realpath, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { isAbsolute, join, relative, resolve } from "node:path";
+import { closest } from "../closest";
 import { InvalidImage, NotFound, NotSupported, VirtualClusterError } from "../drivers/errors";
 import { type Manifest, parseManifest } from "./manifest";
 import { parseVcIn, type VcIn } from "./vc-in";
@@ -23,26 +24,16 @@ const MOST_TEXT = 1024 * 1024;
  * @throws NotFound when the repository or the name isn't there (known names are listed), InvalidImage
  */
 export async function findImage(repository: string, vcName: string): Promise<LocalImage> {
-  if (/^https?:/.test(repository)) {
-    throw new NotSupported(
-      `repository ${repository}`,
-      "repositories over http aren't read yet",
-      "Copy it to a folder and name that",
-    ).about("repository");
-  }
-  const folder = resolve(repository.replace(/^~(?=\/|$)/, homedir()));
-  const names = parseVcdb(
-    await readText(join(folder, "vcdb.txt"), `repository ${repository}`).catch((error: Error) => {
-      throw error instanceof VirtualClusterError ? error.about("repository") : error;
-    }),
-  );
+  const names = await namesIn(repository);
+  const folder = folderOf(repository);
   const path = names.get(vcName);
   if (path === undefined) {
     const known = [...names.keys()].sort().join(", ") || "none";
+    const near = closest(vcName, names.keys());
     throw new NotFound(
       `image ${JSON.stringify(vcName)}`,
       `is not in the repository ${repository}`,
-      `Known there: ${known}`,
+      near ? `Did you mean ${near}? Known there: ${known}` : `Known there: ${known}`,
     );
   }
   const vcInFile = await inside(folder, folder, path, `image ${vcName}`);
@@ -64,6 +55,30 @@ async function manifestBeside(vcInFile: string, repository: string, what: string
   }
   const file = await inside(repository, join(vcInFile, ".."), name, what);
   return parseManifest(await readText(file, what), file);
+}
+
+/**
+ * The vc names in a repository, each with the path of its vc-in.xml.
+ * @throws NotFound, NotSupported
+ */
+export async function namesIn(repository: string): Promise<Map<string, string>> {
+  if (/^https?:/.test(repository)) {
+    throw new NotSupported(
+      `repository ${repository}`,
+      "repositories over http aren't read yet",
+      "Copy it to a folder and name that",
+    ).about("repository");
+  }
+  const vcdb = join(folderOf(repository), "vcdb.txt");
+  return parseVcdb(
+    await readText(vcdb, `repository ${repository}`).catch((error: Error) => {
+      throw error instanceof VirtualClusterError ? error.about("repository") : error;
+    }),
+  );
+}
+
+function folderOf(repository: string): string {
+  return resolve(repository.replace(/^~(?=\/|$)/, homedir()));
 }
 
 /** `NAME,PATH` lines; blank ones and those without exactly one comma are passed over, as pragma_boot did. */

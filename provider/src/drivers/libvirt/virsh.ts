@@ -248,9 +248,12 @@ function lastWords(stderr: string): string {
   return errorLines(stderr).slice(-3).join("; ");
 }
 
+/** On a terminal virsh starts pkttyagent (polkit), which says this where no polkit runs, and nothing depends on it. */
+const POLKIT_AGENT = /^Authorization not available\. Check if polkit service is running/;
+
 function errorLines(stderr: string): string[] {
   return stderr
     .split("\n")
     .map((line) => line.replace(/^error: /, "").trim())
-    .filter(Boolean);
+    .filter((line) => line !== "" && !POLKIT_AGENT.test(line));
 }
