@@ -1,18 +1,36 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError } from "commander";
+import { addConsole } from "./console";
+import { addCp } from "./cp";
+import { addRun } from "./run";
+import { addSsh } from "./ssh";
 import { addSweep } from "./sweep";
 import { TERMINAL, type Terminal } from "./terminal";
+
+const EXAMPLES = `
+Examples:
+  vc ssh                # a shell on the frontend of the cluster of this folder's stack
+  vc run -- uptime      # on all computes
+  vc sweep              # what nobody's stack knows any more
+  vc sweep --help       # more of it`;
 
 const FAILURE = 1;
 const USAGE = 2;
 
-/** `vc`, the person's tool beside Pulumi. @returns its exit code: 0, 1 for a failure, 2 for wrong usage */
+/**
+ * `vc`, the person's tool beside Pulumi.
+ * @returns its exit code: 0, 1 for a failure, 2 for wrong usage; that of ssh where a command ran on a node
+ */
 export async function main(args: readonly string[], terminal: Terminal = TERMINAL): Promise<number> {
-  let failed = false;
+  let exitCode = 0;
+  const fail = (code = FAILURE) => {
+    exitCode = code;
+  };
   const program = new Command("vc")
     .description("Looks after virtual clusters beside Pulumi.")
     .version(versionOfPackage())
+    .enablePositionalOptions()
     .exitOverride()
     .configureOutput({
       writeOut: (text) => terminal.out(text.trimEnd()),
@@ -20,17 +38,16 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
       // Said below.
       outputError: () => undefined,
     });
-  addSweep(program, terminal, () => {
-    failed = true;
-  });
-  program.addHelpText(
-    "after",
-    `\nExamples:\n  vc sweep          # what nobody's stack knows any more\n  vc sweep --help   # more of it`,
-  );
+  addSsh(program, fail, args);
+  addCp(program, fail);
+  addRun(program, terminal, fail);
+  addConsole(program, terminal);
+  addSweep(program, terminal, fail);
+  program.addHelpText("after", EXAMPLES);
 
   try {
     await program.parseAsync(args, { from: "user" });
-    return failed ? FAILURE : 0;
+    return exitCode;
   } catch (error) {
     if (!(error instanceof CommanderError)) {
       terminal.err(`vc: ${error instanceof Error ? error.message : error}`);

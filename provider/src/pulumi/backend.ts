@@ -41,11 +41,11 @@ export class Backend {
 
   /** What all of its stacks know, of whatever project. */
   async knowledge(): Promise<Knowledge> {
-    const stacks = stackList.parse(JSON.parse(await this.output("stack", "ls", "--all", "--json")));
+    const stacks = await this.stackNames();
     const limit = pLimit(PARALLEL_RUNS);
     const clusterIds = new Set<string>();
     const unreadable: { stack: string; reason: string }[] = [];
-    await limit.map(stacks, async ({ name }) => {
+    await limit.map(stacks, async (name) => {
       try {
         for (const id of await this.clusterIdsOf(name)) {
           clusterIds.add(id);
@@ -71,15 +71,29 @@ export class Backend {
     return new Map(values.flatMap(([key, { value }]) => (value === undefined ? [] : [[key, value]])));
   }
 
+  /** The names of all stacks, of whatever project. */
+  async stackNames(): Promise<string[]> {
+    return stackList.parse(JSON.parse(await this.output("stack", "ls", "--all", "--json"))).map(({ name }) => name);
+  }
+
+  /**
+   * What `pulumi stack export` prints; undefined where there is no such stack.
+   * @param name default: the stack that is selected in this folder
+   */
+  async stateOf(name?: string): Promise<unknown> {
+    const { exitCode, stdout, stderr } = await this.run("stack", "export", ...(name ? ["--stack", name] : []));
+    if (exitCode === 0) {
+      return JSON.parse(stdout);
+    }
+    if (exitCode === NO_SUCH_STACK || (!name && NO_CONFIGURATION.test(stderr))) {
+      return undefined;
+    }
+    throw failure(`stack export${name ? ` --stack ${name}` : ""}`, stderr);
+  }
+
   private async clusterIdsOf(stack: string): Promise<string[]> {
-    const { exitCode, stdout, stderr } = await this.run("stack", "export", "--stack", stack);
-    if (exitCode === NO_SUCH_STACK) {
-      return []; // It has gone since the list was made.
-    }
-    if (exitCode !== 0) {
-      throw failure(`stack export --stack ${stack}`, stderr);
-    }
-    return clusterIdsIn(JSON.parse(stdout));
+    const state = await this.stateOf(stack);
+    return state === undefined ? [] : clusterIdsIn(state); // It may have gone since the list was made.
   }
 
   private async output(...args: string[]): Promise<string> {
