@@ -5,11 +5,13 @@ import { addConsole } from "./console";
 import { addCp } from "./cp";
 import { addRun } from "./run";
 import { addSsh } from "./ssh";
+import { addStatus } from "./status";
 import { addSweep } from "./sweep";
 import { TERMINAL, type Terminal } from "./terminal";
 
 const EXAMPLES = `
 Examples:
+  vc status             # the nodes of this folder's stack
   vc ssh                # a shell on the frontend of the cluster of this folder's stack
   vc run -- uptime      # on all computes
   vc sweep              # what nobody's stack knows any more
@@ -38,6 +40,7 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
       // Said below.
       outputError: () => undefined,
     });
+  addStatus(program, terminal, fail);
   addSsh(program, fail, args);
   addCp(program, fail);
   addRun(program, terminal, fail);
