@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { Command, CommanderError } from "commander";
 import { addConsole } from "./console";
 import { addCp } from "./cp";
+import { addDiagram } from "./diagram";
 import { addRun } from "./run";
 import { addSsh } from "./ssh";
 import { addStatus } from "./status";
@@ -45,6 +46,7 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
   addCp(program, fail);
   addRun(program, terminal, fail);
   addConsole(program, terminal);
+  addDiagram(program, terminal);
   addSweep(program, terminal, fail);
   program.addHelpText("after", EXAMPLES);
 
