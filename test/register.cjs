@@ -17,6 +17,9 @@ if (process.env.VC_SEED) {
   fc.configureGlobal({ seed: Number(process.env.VC_SEED) });
 }
 
+// What tests change isn't written into the log of whoever runs them.
+process.env.VIRTUAL_CLUSTER_AUDIT_LOG ??= "/dev/null";
+
 Module._extensions[".ts"] = (module, fileName) => {
   const { outputText } = ts.transpileModule(readFileSync(fileName, "utf8"), { compilerOptions, fileName });
   module._compile(outputText, fileName);

@@ -5,6 +5,7 @@ import { addConsole } from "./console";
 import { addCp } from "./cp";
 import { addDiagram } from "./diagram";
 import { addRun } from "./run";
+import { addSite } from "./site";
 import { addSsh } from "./ssh";
 import { addStatus } from "./status";
 import { addSweep } from "./sweep";
@@ -47,6 +48,7 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
   addRun(program, terminal, fail);
   addConsole(program, terminal);
   addDiagram(program, terminal);
+  addSite(program, terminal);
   addSweep(program, terminal, fail);
   program.addHelpText("after", EXAMPLES);
 

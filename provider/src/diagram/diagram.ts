@@ -29,7 +29,9 @@ export function diagramOf(clusters: readonly DrawnCluster[]): string {
   const widths = clusters.map(({ plan }) => boxesOf(plan).length * (COMPUTE.width + GAP) - GAP);
   const width = Math.max(720, ...widths) + 2 * MARGIN;
   const height = Math.max(1, clusters.length) * HEIGHT;
-  const names = clusters.map(({ title, plan }) => `${title} with ${counted(plan.computes.length, "compute")}`).join(", ");
+  const names = clusters
+    .map(({ title, plan }) => `${title} with ${counted(plan.computes.length, "compute")}`)
+    .join(", ");
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="sans-serif" font-size="14" role="img" aria-label="${escaped(`Virtual clusters: ${names || "none"}`)}">`,
     `<rect width="${width}" height="${height}" fill="#ffffff"/>`,

@@ -33,6 +33,16 @@ export function placeOf(settings: SiteSettings): unknown {
   return { driver, uri, network, pool };
 }
 
+/** Where the settings lead to, for people. */
+export function siteName(settings: SiteSettings): string {
+  switch (settings.driver) {
+    case "libvirt":
+      return settings.uri ?? "";
+    case "memory":
+      return `memory ${settings.name}`;
+  }
+}
+
 function make(settings: SiteSettings): Driver {
   switch (settings.driver) {
     case "libvirt":
