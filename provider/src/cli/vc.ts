@@ -1,9 +1,11 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError } from "commander";
+import { addCompletion } from "./completion";
 import { addConsole } from "./console";
 import { addCp } from "./cp";
 import { addDiagram } from "./diagram";
+import { addDoctor } from "./doctor";
 import { addRun } from "./run";
 import { addSite } from "./site";
 import { addSsh } from "./ssh";
@@ -13,6 +15,7 @@ import { TERMINAL, type Terminal } from "./terminal";
 
 const EXAMPLES = `
 Examples:
+  vc doctor             # what is missing, and how to get it
   vc status             # the nodes of this folder's stack
   vc ssh                # a shell on the frontend of the cluster of this folder's stack
   vc run -- uptime      # on all computes
@@ -42,6 +45,7 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
       // Said below.
       outputError: () => undefined,
     });
+  addDoctor(program, terminal, fail);
   addStatus(program, terminal, fail);
   addSsh(program, fail, args);
   addCp(program, fail);
@@ -50,6 +54,7 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
   addDiagram(program, terminal);
   addSite(program, terminal);
   addSweep(program, terminal, fail);
+  addCompletion(program, terminal);
   program.addHelpText("after", EXAMPLES);
 
   try {
