@@ -25,7 +25,8 @@ const ESCAPE = "\u001b[";
 export function redrawing(screen: Pick<NodeJS.WriteStream, "write" | "columns">): (text: string) => void {
   let height = 0;
   return (text) => {
-    const lines = text.split("\n").map((line) => line.slice(0, screen.columns));
+    // A terminal that doesn't know how wide it is says 0.
+    const lines = text.split("\n").map((line) => line.slice(0, screen.columns || undefined));
     screen.write(`${height > 0 ? `${ESCAPE}${height}A` : ""}\r${ESCAPE}J${lines.join("\n")}\n`);
     height = lines.length;
   };
