@@ -2,7 +2,14 @@ import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const CHANGED = ["PATH", "PULUMI_HOME", "VIRTUAL_CLUSTER_HOME", "PULUMI_BACKEND_URL", "VIRTUAL_CLUSTER_AUDIT_LOG"];
+const CHANGED = [
+  "PATH",
+  "PULUMI_HOME",
+  "VIRTUAL_CLUSTER_HOME",
+  "PULUMI_BACKEND_URL",
+  "VIRTUAL_CLUSTER_AUDIT_LOG",
+  "VIRTUAL_CLUSTER_LIMITS",
+];
 
 /** A folder of programs that answer as told, the only ones on PATH beside the system's. */
 export class FakePrograms {

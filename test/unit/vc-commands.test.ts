@@ -435,6 +435,34 @@ esac`;
       expect(owners).to.deep.equal([{ owner: OWNER, clusters: 2, machines: 4, cpus: 4, memory: 2048, addresses: 2 }]);
     });
 
+    it("has limits per owner, which an existing cluster doesn't fall under afterwards", async () => {
+      const file = join(programs.folder, "limits.json");
+      process.env.VIRTUAL_CLUSTER_LIMITS = file;
+      await writeFile(file, JSON.stringify({ default: { cpus: 4 }, owners: { "you@there": { cpus: 1 } } }));
+      const refused = async (work: Promise<unknown>) => work.then(String, (error: Error) => error.message);
+      expect(await refused(up("second", 1))).to.match(
+        /me@here would have 5 cpus at this site: the limit is 4, and .* have 3\./,
+      );
+      await up("second", 0);
+      expect(await refused(quietly(() => stack.up(programOf(3))))).to.match(/would have 5 cpus/);
+      const { out } = await vc("site", "--site", `{"driver": "memory", "name": "${siteName}"}`);
+      expect(out)
+        .to.match(/ADDRESSES +LIMITS$/m)
+        .and.to.match(/^me@here +2 .* 4 cpus$/m);
+
+      await writeFile(file, JSON.stringify({ default: { clusters: 1, memory: 512 } }));
+      expect(await refused(up("third", 0))).to.match(/would have 3 clusters at this site: the limit is 1/);
+      // It may shrink, and be changed otherwise.
+      await quietly(() => stack.up({ ...programOf(2), minReady: 1 }));
+      await quietly(() => stack.up(programOf(1)));
+      expect(await refused(quietly(() => stack.up(programOf(2))))).to.match(/would have 2048 MiB of memory/);
+
+      for (const wrong of ["{", `{"default": {"cpu": 1}}`, `{"owners": {"me": {"cpus": -1}}}`]) {
+        await writeFile(file, wrong);
+        expect(await refused(up("third", 0))).to.match(/the limits in .*limits\.json: /);
+      }
+    });
+
     it("has written down each change, its end too, and nothing secret", async () => {
       await quietly(() => stack.destroy());
       const { out } = await vc("site", "log");

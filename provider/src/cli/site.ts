@@ -4,6 +4,7 @@ import type { FoundCluster, SiteDescription } from "../drivers/driver";
 import { NotFound } from "../drivers/errors";
 import { connect, siteName } from "../drivers/registry";
 import type { SiteSettings } from "../drivers/settings";
+import { FIGURES, type Limits, limitsPath, readLimits, usageOf } from "../limits";
 import { nodesOf, sumOf } from "../plan/plan";
 import { findBackends } from "../pulumi/backend";
 import { chosenSite, configurationHere, siteOption } from "./site-option";
@@ -38,6 +39,7 @@ interface Holding {
 
 const EXAMPLES = `
 It shows what carries a mark, whoever owns it, and what the site has left. Cpus and memory are those of the clusters' plans.
+Limits are those of this machine's ${limitsPath()}, where there is such a file.
 
 Examples:
   vc site                             # the default site, or where this folder's stack says
@@ -86,10 +88,13 @@ function parseLines(text: string): number {
 async function show({ site: given, json }: Options, { out }: Terminal): Promise<void> {
   const site = chosenSite(given, await configurationHere(given ? [] : await backendsHere()));
   const driver = connect(site);
-  const [description, found] = await Promise.all([driver.describe(), driver.survey()]);
+  const [description, found, limitsOf] = await Promise.all([driver.describe(), driver.survey(), readLimits()]);
   const holdings = found.map(holdingOf).sort((one, other) => (keyOf(one) < keyOf(other) ? -1 : 1));
   const free = freeOf(description);
-  const owners = [...new Set(holdings.map(({ owner }) => owner))].map((owner) => totalOf(owner, holdings));
+  const owners = [...new Set(holdings.map(({ owner }) => owner))].map((owner) => ({
+    ...totalOf(owner, found),
+    ...(limitsOf && { limits: limitsOf(owner) }),
+  }));
   if (json) {
     out(JSON.stringify({ site, siteId: description.siteId, ...free, owners, clusters: holdings }, undefined, 2));
     return;
@@ -103,7 +108,10 @@ async function show({ site: given, json }: Options, { out }: Terminal): Promise<
     out("\nNobody has a virtual cluster here.");
     return;
   }
-  const totals = owners.map((one) => [one.owner, String(one.clusters), ...figures(one), String(one.addresses)]);
+  const totals = owners.map(({ limits, ...one }) => [
+    ...[one.owner, String(one.clusters), ...figures(one), String(one.addresses)],
+    ...(limits ? [limitsText(limits)] : []),
+  ]);
   const rows = holdings.map((one) => [
     one.owner,
     one.name,
@@ -112,7 +120,9 @@ async function show({ site: given, json }: Options, { out }: Terminal): Promise<
     one.addresses.join(" ") || "-",
     one.createdAt?.replace(/:\d\d\.\d+Z$/, "Z") ?? "-",
   ]);
-  out(`\n${alignColumns([["OWNER", "CLUSTERS", "MACHINES", "CPUS", "MEMORY", "ADDRESSES"], ...totals])}`);
+  out(
+    `\n${alignColumns([["OWNER", "CLUSTERS", "MACHINES", "CPUS", "MEMORY", "ADDRESSES", ...(limitsOf ? ["LIMITS"] : [])], ...totals])}`,
+  );
   out(
     `\n${alignColumns([["OWNER", "CLUSTER", "STACK", "MACHINES", "CPUS", "MEMORY", "ADDRESSES", "CREATED"], ...rows])}`,
   );
@@ -150,17 +160,14 @@ function freeOf({ cpus, memory, publicAddresses, takenAddresses }: SiteDescripti
   return { cpus, memory, addresses: { total: publicAddresses.length, free: free.length } };
 }
 
-function totalOf(owner: string, holdings: readonly Holding[]) {
-  const own = holdings.filter((one) => one.owner === owner);
-  const sum = (figure: (one: Holding) => number) => own.reduce((total, one) => total + figure(one), 0);
-  return {
-    owner,
-    clusters: own.length,
-    machines: sum(({ machines }) => machines),
-    cpus: sum(({ cpus = 0 }) => cpus),
-    memory: sum(({ memory = 0 }) => memory),
-    addresses: sum(({ addresses }) => addresses.length),
-  };
+function totalOf(owner: string, found: readonly FoundCluster[]) {
+  const own = found.filter(({ mark }) => mark.owner === owner);
+  return { owner, machines: own.reduce((sum, { machines }) => sum + machines.length, 0), ...usageOf(own) };
+}
+
+function limitsText(limits: Limits): string {
+  const set = FIGURES.filter((figure) => limits[figure] !== undefined);
+  return set.map((figure) => `${limits[figure]} ${figure === "memory" ? "MiB" : figure}`).join(", ") || "-";
 }
 
 function figures({ machines, cpus, memory }: Pick<Holding, "machines" | "cpus" | "memory">): string[] {
