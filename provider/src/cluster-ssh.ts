@@ -29,7 +29,9 @@ export function sshTarget(cluster: StackCluster, node: string, { batch = false }
   const strict = [
     "-o",
     "StrictHostKeyChecking=yes",
-    ...(batch ? ["-o", "BatchMode=yes", "-o", "ConnectTimeout=20"] : []),
+    "-o",
+    "ConnectTimeout=20",
+    ...(batch ? ["-o", "BatchMode=yes"] : []),
   ];
   const toFrontend = [...strict, ...words];
   if (node === "frontend") {

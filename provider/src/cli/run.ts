@@ -3,7 +3,6 @@ import { execa } from "execa";
 import pLimit from "p-limit";
 import { sshArguments, sshTarget } from "../cluster-ssh";
 import { NotFound } from "../drivers/errors";
-import type { StackCluster } from "../pulumi/stack-clusters";
 import { type Chosen, chosenCluster, nodeNames, withStackAndCluster } from "./stack";
 import { type Fail, printable, type Terminal } from "./terminal";
 
@@ -18,12 +17,15 @@ interface Outcome {
   readonly node: string;
   /** 255: the node can't be reached. */
   readonly exitCode: number;
-  readonly stdout: string;
-  readonly stderr: string;
+  /** At most 16 Mi characters each: a command that prints more is ended. */
+  readonly stdout?: string;
+  readonly stderr?: string;
 }
 
 /** An sshd lets so many log in at a time (MaxStartups) before it begins to turn some away. */
 const WIDTH = 8;
+/** What ssh exits with when it fails itself. */
+const NOT_REACHED = 255;
 const MOST_OUTPUT = 16 * 1024 * 1024;
 
 const EXAMPLES = `
@@ -56,8 +58,10 @@ export function addRun(program: Command, terminal: Terminal, fail: Fail): void {
           "With --frontend the command runs on the frontend",
         );
       }
-      const quiet: Terminal = { out: () => undefined, err: () => undefined };
-      const outcomes = await pLimit(width).map(nodes, (node) => runOn(cluster, node, command, json ? quiet : terminal));
+      const outcomes = await pLimit(width).map(nodes, (node) => {
+        const login = sshArguments(sshTarget(cluster, node, { batch: true }), command);
+        return json ? outcomeOf(node, login) : passOn(node, login, terminal);
+      });
       if (json) {
         terminal.out(JSON.stringify(outcomes, undefined, 2));
       }
@@ -77,23 +81,25 @@ function parseWidth(text: string): number {
   return width;
 }
 
-async function runOn(
-  cluster: StackCluster,
-  node: string,
-  command: readonly string[],
-  { out, err }: Terminal,
-): Promise<Outcome> {
-  const login = sshArguments(sshTarget(cluster, node, { batch: true }), command);
-  const running = execa("ssh", login, { stdin: "ignore", reject: false, maxBuffer: MOST_OUTPUT });
+const QUIETLY = { stdin: "ignore", reject: false } as const;
+
+async function outcomeOf(node: string, login: readonly string[]): Promise<Outcome> {
+  const { exitCode, stdout, stderr } = await execa("ssh", login, { ...QUIETLY, maxBuffer: MOST_OUTPUT });
+  return { node, exitCode: exitCode ?? NOT_REACHED, stdout, stderr };
+}
+
+/** Says each line when it comes, and keeps none. */
+async function passOn(node: string, login: readonly string[], { out, err }: Terminal): Promise<Outcome> {
+  const running = execa("ssh", login, { ...QUIETLY, buffer: false });
   const pass = async (from: "stdout" | "stderr", say: (line: string) => void) => {
     for await (const line of running.iterable({ from })) {
       say(`${node}: ${printable(line)}`);
     }
   };
-  const [result] = await Promise.all([running, pass("stdout", out), pass("stderr", err)]);
-  return { node, exitCode: result.exitCode ?? 255, stdout: result.stdout, stderr: result.stderr };
+  const [{ exitCode }] = await Promise.all([running, pass("stdout", out), pass("stderr", err)]);
+  return { node, exitCode: exitCode ?? NOT_REACHED };
 }
 
 function reasonOf({ node, exitCode }: Outcome): string {
-  return exitCode === 255 ? `${node} (not reached)` : `${node} (exit code ${exitCode})`;
+  return exitCode === NOT_REACHED ? `${node} (not reached)` : `${node} (exit code ${exitCode})`;
 }

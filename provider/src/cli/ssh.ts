@@ -25,12 +25,13 @@ export function addSsh(program: Command, fail: Fail, args: readonly string[]): v
     .summary("log in to a node, or run a command there")
     .description("Logs in to a node of the stack's cluster as root, or runs a command there.")
     .usage("[options] [node] [-- command...]")
-    .argument("[words...]")
+    .argument("[node]", "frontend (default), or compute-0 …")
+    .argument("[command...]")
     .option("-t, --tty", "give the command a terminal")
     .passThroughOptions()
     .addHelpText("after", EXAMPLES)
-    .action(async (words: readonly string[], { tty, ...chosen }: Options) => {
-      const { node, command } = spoken(words, args);
+    .action(async (first: string | undefined, rest: readonly string[], { tty, ...chosen }: Options) => {
+      const { node, command } = spoken(first === undefined ? [] : [first, ...rest], args);
       const cluster = await chosenCluster(chosen);
       refuseUnknownNode(cluster, node);
       const login = sshArguments(sshTarget(cluster, node), command);

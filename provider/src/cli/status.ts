@@ -118,7 +118,7 @@ function rowsOf({ cluster, unreachable, nodes }: ClusterStatus): string[][] {
     cluster.logicalName,
     node,
     unreachable === undefined ? state : `${state}?`,
-    ready ? "yes" : "no",
+    ready ? (state === "off" ? "-" : "yes") : "no",
     String(cpus),
     `${memory} MiB`,
     [publicIp, privateIp].filter(Boolean).join(" "),

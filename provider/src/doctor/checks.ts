@@ -4,10 +4,10 @@ import { delimiter, join } from "node:path";
 import { kvmUsable } from "../default-site/kvm";
 import { siteStatus } from "../default-site/site";
 import { VirtualClusterError } from "../drivers/errors";
-import { connect, resolveSettings, siteName } from "../drivers/registry";
+import { connect, needsOf, resolveSettings, siteName } from "../drivers/registry";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
-import { findImage, parseVcdb } from "../images/repository";
+import { findImage, parseVcdb, repositoryFolder } from "../images/repository";
 import type { Backend } from "../pulumi/backend";
 import { findPublicKey } from "../resources/public-key";
 import { onPath } from "../setup/programs";
@@ -42,7 +42,7 @@ export async function diagnoseAll({ site, repository, backends }: Surroundings):
   const isDefaultSite = siteName(site) === siteName(resolveSettings({ driver: "libvirt" }));
   const needed = new Set<SystemNeed["purpose"]>([
     "ssh",
-    ...(site.driver === "libvirt" ? (["the libvirt driver"] as const) : []),
+    ...needsOf(site),
     ...(isDefaultSite ? (["the default site"] as const) : []),
   ]);
   const findings = [
@@ -186,14 +186,11 @@ async function sshKey(): Promise<Finding> {
 
 async function images(repository: string): Promise<Finding> {
   const fix = `Run ${SET_UP}, or name another with configuration virtual-cluster:repository`;
-  const text = await readFile(join(repository, "vcdb.txt"), "utf8").catch(() => undefined);
+  const list = join(repositoryFolder(repository), "vcdb.txt");
+  const text = await readFile(list, "utf8").catch(() => undefined);
   const names = [...parseVcdb(text ?? "").keys()].sort();
   if (names.length === 0) {
-    return missing(
-      "images",
-      `there is ${text === undefined ? "no" : "nothing in"} ${join(repository, "vcdb.txt")}`,
-      fix,
-    );
+    return missing("images", `there is ${text === undefined ? "no" : "nothing in"} ${list}`, fix);
   }
   const failures = await Promise.all(
     names.map((name) =>

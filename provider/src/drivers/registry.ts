@@ -1,3 +1,4 @@
+import type { SystemNeed } from "../setup/system-packages";
 import type { Driver } from "./driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "./libvirt";
 import { MemoryDriver } from "./memory";
@@ -40,6 +41,16 @@ export function siteName(settings: SiteSettings): string {
       return settings.uri ?? "";
     case "memory":
       return `memory ${settings.name}`;
+  }
+}
+
+/** What its driver needs of this machine, beside ssh. */
+export function needsOf(settings: SiteSettings): readonly SystemNeed["purpose"][] {
+  switch (settings.driver) {
+    case "libvirt":
+      return ["the libvirt driver"];
+    case "memory":
+      return [];
   }
 }
 

@@ -28,7 +28,7 @@ export async function findImage(repository: string, vcName: string): Promise<Loc
       "Copy it to a folder and name that",
     ).about("repository");
   }
-  const folder = resolve(repository.replace(/^~(?=\/|$)/, homedir()));
+  const folder = repositoryFolder(repository);
   const names = parseVcdb(
     await readText(join(folder, "vcdb.txt"), `repository ${repository}`).catch((error: Error) => {
       throw error instanceof VirtualClusterError ? error.about("repository") : error;
@@ -51,6 +51,11 @@ export async function findImage(repository: string, vcName: string): Promise<Loc
     frontendDisk: await disk(vcIn.frontendDisk),
     computeDisk: await disk(vcIn.computeDisk),
   };
+}
+
+/** Where a repository is that may be named from the user's home. */
+export function repositoryFolder(repository: string): string {
+  return resolve(repository.replace(/^~(?=\/|$)/, homedir()));
 }
 
 /** `NAME,PATH` lines; blank ones and those without exactly one comma are passed over, as pragma_boot did. */

@@ -24,6 +24,8 @@ const NOT_LOGGED_IN = 3;
 const NO_SUCH_STACK = 6;
 /** What the CLI says, with no code of its own, where a folder has no configuration that counts. */
 const NO_CONFIGURATION = /no Pulumi\.yaml project file|no stack selected|no stack named/;
+/** What it says, likewise, of a stack's short name outside of its project's folder. */
+const NAME_TOO_SHORT = /pass the fully qualified name/;
 /** Each run of the CLI takes a processor for some tenths of a second. */
 const PARALLEL_RUNS = 4;
 /** A backend on the network may be slow; one that says nothing for this long is out of reach. */
@@ -85,7 +87,7 @@ export class Backend {
     if (exitCode === 0) {
       return JSON.parse(stdout);
     }
-    if (exitCode === NO_SUCH_STACK || (!name && NO_CONFIGURATION.test(stderr))) {
+    if (exitCode === NO_SUCH_STACK || (name ? NAME_TOO_SHORT : NO_CONFIGURATION).test(stderr)) {
       return undefined;
     }
     throw failure(`stack export${name ? ` --stack ${name}` : ""}`, stderr);
