@@ -1,5 +1,4 @@
 import { accessSync, constants, existsSync, readFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { kvmUsable } from "../default-site/kvm";
 import { siteStatus } from "../default-site/site";
@@ -7,7 +6,7 @@ import { VirtualClusterError } from "../drivers/errors";
 import { connect, needsOf, resolveSettings, siteName } from "../drivers/registry";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
-import { findImage, parseVcdb, repositoryFolder } from "../images/repository";
+import { findImage, namesIn } from "../images/repository";
 import type { Backend } from "../pulumi/backend";
 import { findPublicKey } from "../resources/public-key";
 import { onPath } from "../setup/programs";
@@ -185,12 +184,10 @@ async function sshKey(): Promise<Finding> {
 }
 
 async function images(repository: string): Promise<Finding> {
-  const fix = `Run ${SET_UP}, or name another with configuration virtual-cluster:repository`;
-  const list = join(repositoryFolder(repository), "vcdb.txt");
-  const text = await readFile(list, "utf8").catch(() => undefined);
-  const names = [...parseVcdb(text ?? "").keys()].sort();
+  const names = [...(await namesIn(repository)).keys()].sort();
   if (names.length === 0) {
-    return missing("images", `there is ${text === undefined ? "no" : "nothing in"} ${list}`, fix);
+    const fix = `Run ${SET_UP}, or name another with configuration virtual-cluster:repository`;
+    return missing("images", `there is none in ${repository}`, fix);
   }
   const failures = await Promise.all(
     names.map((name) =>

@@ -21,19 +21,8 @@ const MOST_TEXT = 1024 * 1024;
  * @throws NotFound when the repository or the name isn't there (known names are listed), InvalidImage
  */
 export async function findImage(repository: string, vcName: string): Promise<LocalImage> {
-  if (/^https?:/.test(repository)) {
-    throw new NotSupported(
-      `repository ${repository}`,
-      "repositories over http aren't read yet",
-      "Copy it to a folder and name that",
-    ).about("repository");
-  }
-  const folder = repositoryFolder(repository);
-  const names = parseVcdb(
-    await readText(join(folder, "vcdb.txt"), `repository ${repository}`).catch((error: Error) => {
-      throw error instanceof VirtualClusterError ? error.about("repository") : error;
-    }),
-  );
+  const names = await namesIn(repository);
+  const folder = folderOf(repository);
   const path = names.get(vcName);
   if (path === undefined) {
     const known = [...names.keys()].sort().join(", ") || "none";
@@ -53,8 +42,27 @@ export async function findImage(repository: string, vcName: string): Promise<Loc
   };
 }
 
-/** Where a repository is that may be named from the user's home. */
-export function repositoryFolder(repository: string): string {
+/**
+ * The vc names in a repository, each with the path of its vc-in.xml.
+ * @throws NotFound, NotSupported
+ */
+export async function namesIn(repository: string): Promise<Map<string, string>> {
+  if (/^https?:/.test(repository)) {
+    throw new NotSupported(
+      `repository ${repository}`,
+      "repositories over http aren't read yet",
+      "Copy it to a folder and name that",
+    ).about("repository");
+  }
+  const vcdb = join(folderOf(repository), "vcdb.txt");
+  return parseVcdb(
+    await readText(vcdb, `repository ${repository}`).catch((error: Error) => {
+      throw error instanceof VirtualClusterError ? error.about("repository") : error;
+    }),
+  );
+}
+
+function folderOf(repository: string): string {
   return resolve(repository.replace(/^~(?=\/|$)/, homedir()));
 }
 
