@@ -17,6 +17,11 @@ if (process.env.VC_SEED) {
   fc.configureGlobal({ seed: Number(process.env.VC_SEED) });
 }
 
+// What tests change isn't written into the log of whoever runs them.
+process.env.VIRTUAL_CLUSTER_AUDIT_LOG ??= "/dev/null";
+// … nor held to the limits of the machine that they run on.
+process.env.VIRTUAL_CLUSTER_LIMITS ??= "/nonexistent";
+
 Module._extensions[".ts"] = (module, fileName) => {
   const { outputText } = ts.transpileModule(readFileSync(fileName, "utf8"), { compilerOptions, fileName });
   module._compile(outputText, fileName);

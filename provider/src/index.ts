@@ -2,6 +2,7 @@
  * Where the shim in `@virtual-cluster/pulumi` finds the life cycles: one function a resource, called with the host's
  * `configure` request.
  */
+import { withAudit } from "./resources/audited";
 import { claimLifeCycle } from "./resources/claim";
 import { computeNodeLifeCycle } from "./resources/compute-node";
 import { Context } from "./resources/context";
@@ -17,17 +18,17 @@ export function claim(request: ConfigureRequest): LifeCycle {
 
 export function virtualCluster(request: ConfigureRequest): LifeCycle {
   stopWithEngine();
-  return virtualClusterLifeCycle(new Context(request));
+  return withAudit(virtualClusterLifeCycle(new Context(request)));
 }
 
 export function frontendNode(_request: ConfigureRequest): LifeCycle {
   stopWithEngine();
-  return frontendNodeLifeCycle();
+  return withAudit(frontendNodeLifeCycle());
 }
 
 export function computeNode(_request: ConfigureRequest): LifeCycle {
   stopWithEngine();
-  return computeNodeLifeCycle();
+  return withAudit(computeNodeLifeCycle());
 }
 
 export type { ClusterPlan, FrontendPlan, NodePlan, PrivateNetwork, PublicNetwork } from "./plan/plan";

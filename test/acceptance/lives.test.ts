@@ -2,6 +2,7 @@ import { expect } from "chai";
 import { expectWorksInside } from "./inside";
 import { BOOT_ID, expectListedOnAll, Life, operationsOf } from "./life";
 import type { Shell } from "./shell";
+import { expectVcWorks } from "./vc";
 import { World } from "./world";
 
 describe("a cluster of booted guests", function () {
@@ -35,6 +36,8 @@ describe("a cluster of booted guests", function () {
     await shell?.close();
     await world.dispose();
   });
+
+  it("is looked at, and worked with, through vc", () => expectVcWorks(life));
 
   it("grows while its frontend goes on", async () => {
     const { announced, done, preview } = await life.change({ ...args, numCpus: 4 });

@@ -79,6 +79,7 @@ export class World {
   get env(): Record<string, string> {
     return {
       VIRTUAL_CLUSTER_HOME: this.home,
+      VIRTUAL_CLUSTER_AUDIT_LOG: join(this.home, "audit.jsonl"),
       // Neither the keys nor the settings of whoever runs the tests.
       HOME: this.home,
       PULUMI_HOME: process.env.PULUMI_HOME ?? join(process.env.HOME ?? "/root", ".pulumi"),

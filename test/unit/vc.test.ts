@@ -1,9 +1,9 @@
-import { chmod, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
 import { main } from "../../provider/src/cli/vc";
 import { memorySite } from "../../provider/src/drivers/memory/site";
+import { FakePrograms } from "./fake-programs";
 
 const MEMORY = '{"driver": "memory", "name": "vc"}';
 const MARK = { owner: "me@here", organization: "organization", project: "docking", stack: "dev", cluster: "dock" };
@@ -47,17 +47,10 @@ describe("vc", () => {
   });
 
   describe("sweep, with a Pulumi CLI that answers as told", () => {
-    const before = { ...process.env };
-    let folder: string;
+    let programs: FakePrograms;
 
     beforeEach(async () => {
-      folder = await mkdtemp(join(tmpdir(), "vc-unit-"));
-      Object.assign(process.env, {
-        PATH: `${folder}:/usr/bin:/bin`,
-        PULUMI_HOME: join(folder, "none"),
-        VIRTUAL_CLUSTER_HOME: join(folder, "home"),
-      });
-      delete process.env.PULUMI_BACKEND_URL;
+      programs = await FakePrograms.create();
       memorySite("vc").leases.set("198.51.100.10", {
         cluster: "docking-dev-dock",
         mark: { ...MARK, version: 1, createdAt: "" },
@@ -65,28 +58,11 @@ describe("vc", () => {
     });
 
     afterEach(async () => {
-      for (const name of ["PATH", "PULUMI_HOME", "VIRTUAL_CLUSTER_HOME", "PULUMI_BACKEND_URL"]) {
-        if (before[name] === undefined) {
-          delete process.env[name];
-        } else {
-          process.env[name] = before[name];
-        }
-      }
       memorySite("vc").leases.clear();
-      await rm(folder, { recursive: true });
+      await programs.dispose();
     });
 
-    /** @param answers by the beginning of the command line; lines of a shell script */
-    async function pulumi(answers: Readonly<Record<string, string>>): Promise<void> {
-      const cases = Object.entries(answers).map(([command, does]) => `"${command}"*) ${does};;`);
-      const file = join(folder, "pulumi");
-      await writeFile(
-        file,
-        `#!/bin/sh\ncase "$*" in\n${cases.join("\n")}\n*) echo "not expected: $*" >&2; exit 1;;\nesac\n`,
-      );
-      await chmod(file, 0o755);
-    }
-
+    const pulumi = (answers: Readonly<Record<string, string>>) => programs.pulumi(answers);
     const sweep = (...args: string[]) => vc("sweep", "--site", MEMORY, "--owner", MARK.owner, ...args);
     const WHOAMI = `echo '{"url": "https://example.com"}'`;
     const KNOWN = {
@@ -145,7 +121,7 @@ describe("vc", () => {
     });
 
     it("knows what any backend's stacks know: that of the set-up, and that which somebody is logged in to", async () => {
-      await mkdir(join(folder, "home", "pulumi"), { recursive: true });
+      await mkdir(join(programs.folder, "home", "pulumi"), { recursive: true });
       const state = JSON.stringify({ deployment: { pending_operations: [{ resource: KNOWN }] } });
       await pulumi({
         whoami: `echo '{"url": "'"\${PULUMI_BACKEND_URL:-https://example.com}"'"}'`,
@@ -184,7 +160,7 @@ describe("vc", () => {
         expect({ code, out }).to.deep.equal({ code: 1, out: "" });
         expect(err).to.match(message);
       }
-      process.env.PATH = join(folder, "none");
+      process.env.PATH = join(programs.folder, "none");
       expect((await sweep("--yes")).err).to.match(/the Pulumi CLI: it can't be run/);
       expect(memorySite("vc").leases.size).to.equal(1);
     });

@@ -1,6 +1,5 @@
-import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { CommanderError } from "commander";
 import { closest } from "../closest";
 import { NotFound, VirtualClusterError } from "../drivers/errors";
@@ -17,6 +16,7 @@ import { parsePublicKey } from "../resources/public-key";
 import { SetupError } from "../setup/setup-error";
 import { alignColumns } from "./table";
 import { TERMINAL, type Terminal } from "./terminal";
+import { usageError, versionOfPackage } from "./usage";
 
 const FAILURE = 1;
 const USAGE = 2;
@@ -44,7 +44,7 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
       return 0; // Help or the version was asked for.
     }
     if (error.code !== "commander.help") {
-      terminal.err(usageError(error));
+      terminal.err(usageError("pragma_boot", error));
     }
     return USAGE;
   }
@@ -255,18 +255,4 @@ function lineByLine(out: (line: string) => void) {
       }
     },
   };
-}
-
-/** One sentence, with the closest known name where there is one. */
-function usageError({ message }: CommanderError): string {
-  return `pragma_boot: ${message
-    .replace(/^error: /, "")
-    .replace(/\n\(Did you mean (.*)\?\)$/, " (did you mean $1?)")
-    .replace(/\. (?=\S)/, ": ")
-    .replace(/\.$/, "")}; see \`pragma_boot --help\`.`;
-}
-
-function versionOfPackage(): string {
-  const file = join(__dirname, "..", "..", "package.json");
-  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
 }

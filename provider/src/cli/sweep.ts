@@ -1,12 +1,12 @@
 import { type Command, InvalidArgumentError } from "commander";
 import type { FoundCluster } from "../drivers/driver";
-import { connect, resolveSettings } from "../drivers/registry";
-import { type SiteSettings, siteArgument } from "../drivers/settings";
+import { connect, siteName } from "../drivers/registry";
+import type { SiteSettings } from "../drivers/settings";
 import { type Backend, findBackends, type Knowledge, knowledgeOf, refuseUnreadable } from "../pulumi/backend";
-import { Context } from "../resources/context";
 import { type Ask, type Findings, findOrphans, removeOrphan } from "../sweep/sweep";
+import { chosenSite, configurationHere, siteOption } from "./site-option";
 import { alignColumns } from "./table";
-import type { Terminal } from "./terminal";
+import type { Fail, Terminal } from "./terminal";
 
 interface Options {
   readonly site?: SiteSettings;
@@ -52,16 +52,12 @@ Examples:
   vc sweep --owner alice@laptop   # what alice made on her laptop
   vc sweep --json | jq -r '.clusters[].name'`;
 
-export function addSweep(program: Command, terminal: Terminal, fail: () => void): void {
+export function addSweep(program: Command, terminal: Terminal, fail: Fail): void {
   program
     .command("sweep")
     .summary("list, and remove, clusters that belong to no stack")
     .description("Lists what carries your mark at a site and belongs to no stack that Pulumi knows.")
-    .option(
-      "--site <json>",
-      "the site, as a program says it (default: configuration virtual-cluster:site, else the default site)",
-      parseSite,
-    )
+    .addOption(siteOption())
     .option(
       "--owner <owner>",
       "whose clusters (default: configuration virtual-cluster:owner, else user@host)",
@@ -75,23 +71,6 @@ export function addSweep(program: Command, terminal: Terminal, fail: () => void)
         fail();
       }
     });
-}
-
-function parseSite(text: string): SiteSettings {
-  const parsed = siteArgument.safeParse(jsonOf(text));
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    throw new InvalidArgumentError([issue?.path.join("."), issue?.message].filter(Boolean).join(" "));
-  }
-  return parsed.data;
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw new InvalidArgumentError("it must be JSON");
-  }
 }
 
 function parseOwner(text: string): string {
@@ -134,29 +113,8 @@ async function sweep(options: Options, { out, err }: Terminal): Promise<boolean>
 
 async function scopeOf({ site, owner }: Options): Promise<Scope> {
   const backends = await findBackends();
-  const settings = new Map<string, string>();
-  if (!site || !owner) {
-    for (const backend of backends) {
-      for (const [name, value] of await backend.configuration()) {
-        settings.set(name, settings.get(name) ?? value);
-      }
-    }
-  }
-  const context = new Context({ config: settings });
-  return {
-    site: resolveSettings(site ?? configuredSite(context) ?? { driver: "libvirt" }),
-    owner: owner ?? context.owner,
-    backends,
-  };
-}
-
-function configuredSite(context: Context): SiteSettings | undefined {
-  const text = context.config("site");
-  try {
-    return text === undefined ? undefined : parseSite(text);
-  } catch (error) {
-    throw new Error(`virtual-cluster:site of this folder's stack is not a site: ${(error as Error).message}`);
-  }
+  const context = await configurationHere(site && owner ? [] : backends);
+  return { site: chosenSite(site, context), owner: owner ?? context.owner, backends };
 }
 
 async function remove(cluster: FoundCluster, site: SiteSettings, ask: Ask, { out, err }: Terminal): Promise<Outcome> {
@@ -190,7 +148,7 @@ function lineOf(cluster: FoundCluster, { unreadable }: Knowledge): Line {
 }
 
 function overviewOf(scope: Scope, { orphans, foreign, knowledge }: Findings): string {
-  const where = scope.site.driver === "libvirt" ? scope.site.uri : `${scope.site.driver} ${scope.site.name}`;
+  const where = siteName(scope.site);
   const owners = [...new Set(foreign.map(({ mark }) => mark.owner))].sort();
   const rows = orphans
     .map((orphan) => lineOf(orphan, knowledge))

@@ -1,18 +1,42 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { Command, CommanderError } from "commander";
+import { addCompletion } from "./completion";
+import { addConsole } from "./console";
+import { addCp } from "./cp";
+import { addDiagram } from "./diagram";
+import { addDoctor } from "./doctor";
+import { addRun } from "./run";
+import { addSite } from "./site";
+import { addSsh } from "./ssh";
+import { addStatus } from "./status";
 import { addSweep } from "./sweep";
 import { TERMINAL, type Terminal } from "./terminal";
+import { usageError, versionOfPackage } from "./usage";
+
+const EXAMPLES = `
+Examples:
+  vc doctor             # what is missing, and how to get it
+  vc status             # the nodes of this folder's stack
+  vc ssh                # a shell on the frontend of the cluster of this folder's stack
+  vc run -- uptime      # on all computes
+  vc sweep              # what nobody's stack knows any more
+  vc sweep --help       # more of it`;
 
 const FAILURE = 1;
 const USAGE = 2;
 
-/** `vc`, the person's tool beside Pulumi. @returns its exit code: 0, 1 for a failure, 2 for wrong usage */
+/**
+ * `vc`, the person's tool beside Pulumi.
+ * @returns its exit code: 0, 1 for a failure, 2 for wrong usage; that of ssh where a command ran on a node
+ */
 export async function main(args: readonly string[], terminal: Terminal = TERMINAL): Promise<number> {
-  let failed = false;
+  let exitCode = 0;
+  const fail = (code = FAILURE) => {
+    exitCode = code;
+  };
   const program = new Command("vc")
     .description("Looks after virtual clusters beside Pulumi.")
     .version(versionOfPackage())
+    .enablePositionalOptions()
     .exitOverride()
     .configureOutput({
       writeOut: (text) => terminal.out(text.trimEnd()),
@@ -20,17 +44,21 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
       // Said below.
       outputError: () => undefined,
     });
-  addSweep(program, terminal, () => {
-    failed = true;
-  });
-  program.addHelpText(
-    "after",
-    `\nExamples:\n  vc sweep          # what nobody's stack knows any more\n  vc sweep --help   # more of it`,
-  );
+  addDoctor(program, terminal, fail);
+  addStatus(program, terminal, fail);
+  addSsh(program, fail, args);
+  addCp(program, fail);
+  addRun(program, terminal, fail);
+  addConsole(program, terminal);
+  addDiagram(program, terminal);
+  addSite(program, terminal);
+  addSweep(program, terminal, fail);
+  addCompletion(program, terminal);
+  program.addHelpText("after", EXAMPLES);
 
   try {
     await program.parseAsync(args, { from: "user" });
-    return failed ? FAILURE : 0;
+    return exitCode;
   } catch (error) {
     if (!(error instanceof CommanderError)) {
       terminal.err(`vc: ${error instanceof Error ? error.message : error}`);
@@ -40,22 +68,8 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
       return 0; // Help or the version was asked for.
     }
     if (error.code !== "commander.help") {
-      terminal.err(usageError(error));
+      terminal.err(usageError("vc", error));
     }
     return USAGE;
   }
-}
-
-/** One sentence, with the closest known name where there is one. */
-function usageError({ message }: CommanderError): string {
-  return `vc: ${message
-    .replace(/^error: /, "")
-    .replace(/\n\(Did you mean (.*)\?\)$/, " (did you mean $1?)")
-    .replace(/\. (?=\S)/, ": ")
-    .replace(/\.$/, "")}; see \`vc --help\`.`;
-}
-
-function versionOfPackage(): string {
-  const file = join(__dirname, "..", "..", "package.json");
-  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
 }

@@ -1,3 +1,4 @@
+import type { SystemNeed } from "../setup/system-packages";
 import type { Driver } from "./driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "./libvirt";
 import { MemoryDriver } from "./memory";
@@ -31,6 +32,26 @@ export function placeOf(settings: SiteSettings): unknown {
   }
   const { driver, uri, network, pool } = settings;
   return { driver, uri, network, pool };
+}
+
+/** Where the settings lead to, for people. */
+export function siteName(settings: SiteSettings): string {
+  switch (settings.driver) {
+    case "libvirt":
+      return settings.uri ?? "";
+    case "memory":
+      return `memory ${settings.name}`;
+  }
+}
+
+/** What its driver needs of this machine, beside ssh. */
+export function needsOf(settings: SiteSettings): readonly SystemNeed["purpose"][] {
+  switch (settings.driver) {
+    case "libvirt":
+      return ["the libvirt driver"];
+    case "memory":
+      return [];
+  }
 }
 
 function make(settings: SiteSettings): Driver {

@@ -24,6 +24,8 @@ const NOT_LOGGED_IN = 3;
 const NO_SUCH_STACK = 6;
 /** What the CLI says, with no code of its own, where a folder has no configuration that counts. */
 const NO_CONFIGURATION = /no Pulumi\.yaml project file|no stack selected|no stack named/;
+/** What it says, likewise, of a stack's short name outside of its project's folder. */
+const NAME_TOO_SHORT = /pass the fully qualified name/;
 /** Each run of the CLI takes a processor for some tenths of a second. */
 const PARALLEL_RUNS = 4;
 /** A backend on the network may be slow; one that says nothing for this long is out of reach. */
@@ -41,11 +43,11 @@ export class Backend {
 
   /** What all of its stacks know, of whatever project. */
   async knowledge(): Promise<Knowledge> {
-    const stacks = stackList.parse(JSON.parse(await this.output("stack", "ls", "--all", "--json")));
+    const stacks = await this.stackNames();
     const limit = pLimit(PARALLEL_RUNS);
     const clusterIds = new Set<string>();
     const unreadable: { stack: string; reason: string }[] = [];
-    await limit.map(stacks, async ({ name }) => {
+    await limit.map(stacks, async (name) => {
       try {
         for (const id of await this.clusterIdsOf(name)) {
           clusterIds.add(id);
@@ -71,15 +73,29 @@ export class Backend {
     return new Map(values.flatMap(([key, { value }]) => (value === undefined ? [] : [[key, value]])));
   }
 
+  /** The names of all stacks, of whatever project. */
+  async stackNames(): Promise<string[]> {
+    return stackList.parse(JSON.parse(await this.output("stack", "ls", "--all", "--json"))).map(({ name }) => name);
+  }
+
+  /**
+   * What `pulumi stack export` prints; undefined where there is no such stack.
+   * @param name default: the stack that is selected in this folder
+   */
+  async stateOf(name?: string): Promise<unknown> {
+    const { exitCode, stdout, stderr } = await this.run("stack", "export", ...(name ? ["--stack", name] : []));
+    if (exitCode === 0) {
+      return JSON.parse(stdout);
+    }
+    if (exitCode === NO_SUCH_STACK || (name ? NAME_TOO_SHORT : NO_CONFIGURATION).test(stderr)) {
+      return undefined;
+    }
+    throw failure(`stack export${name ? ` --stack ${name}` : ""}`, stderr);
+  }
+
   private async clusterIdsOf(stack: string): Promise<string[]> {
-    const { exitCode, stdout, stderr } = await this.run("stack", "export", "--stack", stack);
-    if (exitCode === NO_SUCH_STACK) {
-      return []; // It has gone since the list was made.
-    }
-    if (exitCode !== 0) {
-      throw failure(`stack export --stack ${stack}`, stderr);
-    }
-    return clusterIdsIn(JSON.parse(stdout));
+    const state = await this.stateOf(stack);
+    return state === undefined ? [] : clusterIdsIn(state); // It may have gone since the list was made.
   }
 
   private async output(...args: string[]): Promise<string> {

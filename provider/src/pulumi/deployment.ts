@@ -2,11 +2,18 @@ import { z } from "zod";
 import { clusterIdOf } from "../resources/context";
 
 /** The module of our resources' type tokens, which `sdk/` sets. */
-const OURS = "pulumi-nodejs:dynamic/virtual-cluster:";
+export const OURS = "pulumi-nodejs:dynamic/virtual-cluster:";
 
 const properties = z.record(z.string(), z.unknown()).default({});
-const resource = z.object({ type: z.string(), id: z.string().default(""), inputs: properties, outputs: properties });
-type Resource = z.output<typeof resource>;
+const resource = z.object({
+  type: z.string(),
+  id: z.string().default(""),
+  inputs: properties,
+  outputs: properties,
+  /** ISO 8601. */
+  created: z.string().optional(),
+});
+export type Resource = z.output<typeof resource>;
 
 /** As much as is read here of what `pulumi stack export` prints (apitype.UntypedDeployment of pulumi/pulumi). */
 const exported = z.object({
@@ -34,12 +41,17 @@ const identity = z.object({
  * @throws ZodError for what isn't the state of a stack, or hides which cluster it means
  */
 export function clusterIdsIn(stack: unknown): string[] {
+  const { resources, pending } = resourcesIn(stack);
+  return [...resources, ...pending].filter(({ type }) => type.startsWith(OURS)).map(clusterIdIn);
+}
+
+/** What a state has, and what operations that are under way, or were cut off, work at. @throws ZodError */
+export function resourcesIn(stack: unknown): { resources: readonly Resource[]; pending: readonly Resource[] } {
   const { deployment } = exported.parse(stack);
-  const resources = [
-    ...(deployment?.resources ?? []),
-    ...(deployment?.pending_operations ?? []).map((operation) => operation.resource),
-  ];
-  return resources.filter(({ type }) => type.startsWith(OURS)).map(clusterIdIn);
+  return {
+    resources: deployment?.resources ?? [],
+    pending: (deployment?.pending_operations ?? []).map((operation) => operation.resource),
+  };
 }
 
 function clusterIdIn({ type, id, inputs, outputs }: Resource): string {

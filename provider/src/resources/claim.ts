@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { audited } from "../audit";
 import { isOurs } from "../drivers/ownership";
 import { connect, placeOf } from "../drivers/registry";
 import { type Context, clusterIdOf, lockOf, openSite, progressOf } from "./context";
@@ -100,7 +101,8 @@ export function claimLifeCycle(context: Context): LifeCycle {
         record.mark.createdAt >= claim.createdAt &&
         (await driver.read(record.name)).size === 0
       ) {
-        await driver.release(record, { keepBaseImage: false });
+        const change = { operation: "delete", cluster: record.name, site: claim.siteId, owner: claim.owner } as const;
+        await audited(change, () => driver.release(record, { keepBaseImage: false }));
       }
     },
   };

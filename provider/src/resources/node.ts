@@ -410,12 +410,18 @@ export async function readNode(
 }
 
 /** The node's outputs as the site has it now; undefined where it has no machine of ours. */
-async function observeNode({
-  drift: _,
-  ...outs
-}: NodeOutputs): Promise<(NodeOutputs & Pick<ObservedNode, "live">) | undefined> {
+async function observeNode(outs: NodeOutputs): Promise<ObservedOutputs | undefined> {
   const { nodes } = await snapshotOf(outs);
-  const machine = nodes.get(outs.node);
+  return asObserved(outs, nodes.get(outs.node));
+}
+
+type ObservedOutputs = NodeOutputs & Pick<ObservedNode, "live">;
+
+/** A node's outputs with what its site says of the machine; undefined where that isn't its own. */
+export function asObserved(
+  { drift: _, ...outs }: NodeOutputs,
+  machine: ObservedNode | undefined,
+): ObservedOutputs | undefined {
   if (!machine || !belongsTo(machine.mark, outs.clusterId)) {
     return undefined;
   }

@@ -20,6 +20,7 @@ import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
 import { digestOf, examineDisk } from "../images/disk";
 import { findImage, type LocalImage } from "../images/repository";
+import { refuseBeyondLimits } from "../limits";
 import { contradictionsIn } from "../plan/contradictions";
 import { type ClusterPlan, type ClusterWish, dealtOf, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
 import { proposals } from "../plan/proposals";
@@ -254,6 +255,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const image = inUse ? held.image : await recordImage(await findImage(inputs.repository, inputs.image));
     const record = recordOf(inputs, held?.mark.createdAt ?? new Date().toISOString(), image);
 
+    await refuseBeyondLimits(driver, record, record.plan);
     await using reverter = new Reverter();
     const keys = await driver.allocate(record);
     if (!held) {
@@ -299,6 +301,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       ...recordOf(inputs, old.createdAt, await imageFor(inputs, old)),
       mayHoldData: true,
     };
+    await refuseBeyondLimits(driver, record, record.plan);
     const keys = await driver.allocate(record);
     const outs = outputsOf({ ...inputs, plan: await allocatedPlan(driver, inputs) }, record, keys);
     try {
@@ -470,6 +473,7 @@ async function plan(
   if (wish.power === "on" || reserves === "allocated") {
     refuseOversize(planned, known, present);
   }
+  await refuseBeyondLimits(driver, { name: wish.name, mark }, planned);
   const [asked, used] = [sumOf(nodesOf(planned)), sumOf(present)];
   const growth = { cpus: asked.cpus - used.cpus, memory: asked.memory - used.memory };
   proposals.propose(description.siteId, wish.name, planned, growth);

@@ -1,8 +1,9 @@
-import { accessSync, constants, mkdirSync, realpathSync, statSync } from "node:fs";
+import { mkdirSync, realpathSync } from "node:fs";
 import { mkdtemp, rename, rm } from "node:fs/promises";
 import { homedir } from "node:os";
-import { delimiter, dirname, extname, join } from "node:path";
+import { dirname, extname, join } from "node:path";
 import { execaSync } from "execa";
+import { isProgram, onPath } from "./programs";
 import { buildPulumi } from "./pulumi-build";
 import { downloadPulumi } from "./pulumi-download";
 import { type Progress, SetupError } from "./setup-error";
@@ -82,19 +83,4 @@ function findOnPath(): PulumiCli | undefined {
   });
   const version = /^v?(\d+\.\d+\.\d+)/.exec(stdout ?? "")?.[1];
   return version && isAtLeast(version, OLDEST_VERSION) ? { path, version } : undefined;
-}
-
-/** All programs of that name on PATH, in its order. */
-function onPath(name: string): string[] {
-  const folders = (process.env.PATH ?? "").split(delimiter).filter((folder) => folder !== "");
-  return folders.map((folder) => join(folder, name)).filter(isProgram);
-}
-
-function isProgram(file: string): boolean {
-  try {
-    accessSync(file, constants.X_OK);
-    return statSync(file).isFile();
-  } catch {
-    return false;
-  }
 }

@@ -4,16 +4,47 @@ import { rootPrefix } from "./privilege";
 import { type Progress, SetupError } from "./setup-error";
 import { steadyProgress } from "./steady-progress";
 
+/** What something needs of the system: Debian packages, each with the programs of it that are run. */
+export interface SystemNeed {
+  readonly purpose: "the default site" | "the libvirt driver" | "ssh" | "the demo image";
+  readonly packages: Readonly<Record<string, readonly string[]>>;
+}
+
+export const SYSTEM_NEEDS: readonly SystemNeed[] = [
+  {
+    // libvirt and QEMU, its namespaces, its reaping parent.
+    purpose: "the default site",
+    packages: {
+      "libvirt-daemon-system": ["libvirtd"],
+      "libvirt-daemon-driver-qemu": [],
+      "dnsmasq-base": ["dnsmasq"],
+      "qemu-system-x86": ["qemu-system-x86_64"],
+      iproute2: ["ip"],
+      iptables: ["iptables"],
+      mount: ["mount"],
+      tini: ["tini"],
+    },
+  },
+  {
+    // Overlays, and what is written into them (FUSE for users other than root).
+    purpose: "the libvirt driver",
+    packages: {
+      "libvirt-clients": ["virsh"],
+      "qemu-utils": ["qemu-img"],
+      "qemu-system-common": ["qemu-storage-daemon"],
+      e2fsprogs: ["debugfs", "e2fsck"],
+      fuse3: ["fusermount3"],
+    },
+  },
+  { purpose: "ssh", packages: { "openssh-client": ["ssh", "scp", "ssh-keygen"] } },
+  {
+    purpose: "the demo image",
+    packages: { mmdebstrap: ["mmdebstrap"], "grub-common": ["grub-mkimage"], "grub-pc-bin": [] },
+  },
+];
+
 /** The Debian packages that the default site, the driver and the demo image need. */
-export const SYSTEM_PACKAGES = [
-  // The default site: libvirt and QEMU, its namespaces, its reaping parent.
-  ...["libvirt-daemon-system", "libvirt-daemon-driver-qemu", "libvirt-clients", "dnsmasq-base", "qemu-system-x86"],
-  ...["iproute2", "iptables", "mount", "tini"],
-  // The driver: overlays, what is written into them (FUSE for users other than root), ssh.
-  ...["qemu-utils", "e2fsprogs", "fuse3", "openssh-client"],
-  // The demo image.
-  ...["mmdebstrap", "grub-common", "grub-pc-bin"],
-] as const;
+export const SYSTEM_PACKAGES = SYSTEM_NEEDS.flatMap(({ packages }) => Object.keys(packages));
 
 /**
  * Installs its arguments, as root. The packages' own libvirtd (or sshd) is neither started nor enabled where it wasn't

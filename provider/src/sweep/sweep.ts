@@ -1,4 +1,5 @@
 import pLimit from "p-limit";
+import { audited } from "../audit";
 import type { Driver, FoundCluster, Progress } from "../drivers/driver";
 import { isOurs, ourNodes } from "../drivers/ownership";
 import { addressOf, connect } from "../drivers/registry";
@@ -55,6 +56,12 @@ export async function removeOrphan({ site, cluster, ask, progress }: SweepReques
   if (knowledge.clusterIds.has(clusterIdOf(cluster))) {
     return "known";
   }
+  const change = { cluster: cluster.name, site: await driver.siteId(), owner: cluster.mark.owner };
+  await audited({ operation: "sweep", ...change }, () => removeAll(driver, cluster));
+  return "removed";
+}
+
+async function removeAll(driver: Driver, cluster: FoundCluster): Promise<void> {
   const [held, machines] = await Promise.all([driver.find(cluster.name), driver.read(cluster.name)]);
   const limit = pLimit(driver.capabilities.parallelNodes);
   await allDone(
@@ -63,5 +70,4 @@ export async function removeOrphan({ site, cluster, ask, progress }: SweepReques
   await driver.release(held && isOurs(held.mark, cluster) ? held : (cluster.record ?? cluster), {
     keepBaseImage: false,
   });
-  return "removed";
 }
