@@ -104,6 +104,7 @@ export function planCluster(wish: ClusterWish, site: SiteDescription, dealt: Par
       "Give more cpus to each with cpusPerNode",
     ).about("numCpus");
   }
+  const mac = site.macOf ?? macOf;
   const node = (
     name: string,
     privateIp: string,
@@ -114,7 +115,7 @@ export function planCluster(wish: ClusterWish, site: SiteDescription, dealt: Par
     memory,
     ...(diskSize !== undefined && { diskSize }),
     privateIp,
-    privateMac: macOf(privateIp),
+    privateMac: mac(privateIp),
   });
   const { cpus, memory, diskSize = dealt.frontendDiskSize } = wish.frontend;
   return {
@@ -122,7 +123,7 @@ export function planCluster(wish: ClusterWish, site: SiteDescription, dealt: Par
       ...node(wish.name, hostAt(privateSubnet, 1), { cpus, memory, diskSize }),
       fqdn: `${wish.name}.${site.publicNetwork.domain}`,
       publicIp,
-      publicMac: macOf(publicIp),
+      publicMac: mac(publicIp),
     },
     computes: Array.from({ length: count }, (_, index) =>
       node(computeName(index), hostAt(privateSubnet, -1 - index), {
