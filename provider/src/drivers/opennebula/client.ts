@@ -8,7 +8,7 @@ import { callXmlRpc, type RpcArgument } from "./xml-rpc";
 /** What only looks may be asked again when a connection breaks. */
 const ONLY_LOOKS = /\.(info|infoextended|infoset|config|version)$/;
 const TRIES = 3;
-const PAUSE_MS = 200;
+const PAUSE_MS = 100;
 
 /** OpenNebula's calls as `oned` takes them, with our session in front. */
 export class OneClient {

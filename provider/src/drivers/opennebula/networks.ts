@@ -137,7 +137,10 @@ export class Networks {
       id = await this.make(name, record, reserve);
     } catch (error) {
       if (error instanceof AddressTaken) {
-        this.taken.remember(parent.id, ip);
+        const isOurs = (await this.pools.vnets()).some((vnet) => vnet.parent === parent.id && rangeOf(vnet.ranges, ip));
+        if (!isOurs) {
+          this.taken.remember(parent.id, ip);
+        }
         throw new AddressTaken(`public address ${ip}`, "somebody else has it", PLAN_ANEW);
       }
       throw error;
