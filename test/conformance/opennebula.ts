@@ -66,7 +66,7 @@ export async function openNebulaBackend(): Promise<Backend> {
     keepsComputeDisks: false,
     networksStop: false,
     hasNextStart: false,
-    interruptEvery: 1,
+    interruptEvery: 4,
     memory: 64,
 
     leftovers: async () => [

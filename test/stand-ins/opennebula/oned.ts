@@ -55,8 +55,8 @@ export const QUICK: Delays = {
   prolog: 5,
   boot: 5,
   stop: 10,
-  patience: 3000,
-  guest: 20,
+  patience: 1200,
+  guest: 0,
 };
 
 /** What can go wrong on demand. */
@@ -164,6 +164,10 @@ export class Oned {
       socket.on("close", () => this.sockets.delete(socket));
     });
     this.addUser("oneadmin", "opennebula", 0, "oneadmin");
+    // What the default VDC gives its groups.
+    for (const kind of ["NET", "DATASTORE"] as const) {
+      this.world.rules.push({ user: 0x200000064n, resource: ((KIND_BITS[kind] ?? 0n) | 4n) << 32n, rights: 1n });
+    }
   }
 
   async start(): Promise<string> {
@@ -486,11 +490,9 @@ export class Oned {
       BRIDGE_TYPE: mad === "ovswitch" ? "openvswitch" : "linux",
       PHYDEV: "",
       SECURITY_GROUPS: "0",
-      OUTER_VLAN_ID: "",
-      VLAN_ID: "",
     };
     for (const [attribute, value] of Object.entries(defaults)) {
-      if (!kept.has(attribute) && !(attribute === "VLAN_ID" && automaticVlan)) {
+      if (!kept.has(attribute)) {
         kept.set(attribute, [value]);
       }
     }
@@ -522,17 +524,23 @@ export class Oned {
     if (this.world.find("NET", net.id) !== net || net.state !== NET.LOCK_CREATE) {
       return;
     }
+    const failed = this.faults.networkFails?.test(net.name) ?? false;
     const ranges = asked.map((group, index) => rangeFrom(group, index));
     const bad = ranges.some((range) => range === undefined);
+    if (failed) {
+      Object.assign(net, { state: NET.ERROR, previous: NET.ERROR });
+      net.template.set("ERROR", ["Sun Nov 22 12:33:39 2026 : Error creating network"]);
+      return;
+    }
     net.template.delete("AR");
     net.ranges = ranges.filter((range): range is Range => range !== undefined);
-    const failed = this.faults.networkFails?.test(net.name) ?? false;
-    net.state = failed || bad ? NET.ERROR : NET.READY;
+    for (const empty of ["OUTER_VLAN_ID", ...(net.automaticVlan ? [] : ["VLAN_ID"])]) {
+      net.template.set(empty, net.template.get(empty) ?? [""]);
+    }
+    net.state = bad ? NET.ERROR : NET.READY;
     net.previous = net.state;
-    if (failed || bad) {
-      net.template.set("ERROR", [
-        `Sun Nov 22 12:33:39 2026 : ${bad ? "Wrong or empty IP attribute" : "Error creating network"}`,
-      ]);
+    if (bad) {
+      net.template.set("ERROR", ["Sun Nov 22 12:33:39 2026 : Wrong or empty IP attribute"]);
     }
   }
 
@@ -551,6 +559,7 @@ export class Oned {
       );
     }
     net.state = NET.LOCK_DELETE;
+    net.ranges = [];
     this.later(this.delays.network, () => this.dropNet(net));
     return id;
   }
@@ -680,7 +689,9 @@ export class Oned {
     for (const gone of ["NAME", "TYPE", "PATH", "FORMAT", "PERSISTENT", "SIZE"]) {
       kept.delete(gone);
     }
-    kept.set("DEV_PREFIX", [single(template, "DEV_PREFIX") ?? (type === "CONTEXT" ? "hd" : "sd")]);
+    if (type !== "CONTEXT") {
+      kept.set("DEV_PREFIX", [single(template, "DEV_PREFIX") ?? "sd"]);
+    }
     const image = this.makeImage(user, name, kept, { type: TYPES[type] ?? 0, path, size, persistent, datastore });
     this.later(this.delays.image, () => this.finishImage(image));
     return image.id;
@@ -741,6 +752,7 @@ export class Oned {
       const source = this.world.find<Img>("IMAGE", image.cloningId);
       if (source) {
         source.cloningOps -= 1;
+        source.state = source.cloningOps === 0 && source.vms.size === 0 ? IMG.READY : source.state;
       }
       image.cloningId = -1;
     }
@@ -755,6 +767,7 @@ export class Oned {
     this.authorize(user, ["CREATE", "IMAGE"], ["USE", source]);
     this.refuseNamesake("IMAGE", name, user.id, CODE.ALLOCATE, "Error allocating a new image. ");
     source.cloningOps += 1;
+    source.state = IMG.USED;
     const { size, datastore, type } = source;
     const image = this.makeImage(user, name, copyOf(source.template), {
       path: source.source,
@@ -762,6 +775,7 @@ export class Oned {
       datastore,
       type,
       cloningId: id,
+      format: source.format,
       content: "fresh",
     });
     this.later(this.delays.image, () => this.finishImage(image));
@@ -1027,7 +1041,7 @@ export class Oned {
 
   deploy(machine: Machine, host: number): void {
     Object.assign(machine, { state: VM.ACTIVE, lcm: 1, host });
-    machine.template.set("TM_MAD_SYSTEM", ["dummy"]);
+    hosted(machine);
     this.later(this.delays.prolog, () => {
       if (machine.state === VM.ACTIVE && machine.lcm === 1) {
         machine.lcm = 2;
@@ -1052,11 +1066,12 @@ export class Oned {
     Object.assign(machine, { state: VM.ACTIVE, lcm: 3, host: machine.host ?? 0 });
     const reports = machine.context?.get("TOKEN") === "YES" && machine.context.get("REPORT_READY") === "YES";
     if (reports && machine.healthy) {
-      this.later(this.delays.guest, () => {
+      const report = () => {
         if (machine.lcm === 3 && machine.healthy) {
           machine.user.set("READY", ["YES"]);
         }
-      });
+      };
+      this.delays.guest > 0 ? this.later(this.delays.guest, report) : report();
     }
   }
 
@@ -1216,6 +1231,15 @@ export class Oned {
         CODE.ACTION,
         `configuration cannot be updated in state ${LCM_NAMES[machine.lcm] ?? STATE_NAMES[machine.state]}`,
       );
+    }
+    if (append !== 1) {
+      // All that isn't said again is gone.
+      for (const gone of ["OS", "GRAPHICS", "FEATURES", "INPUT", "RAW"]) {
+        machine.template.delete(gone);
+      }
+      for (const disk of machine.disks) {
+        disk.delete("ORDER");
+      }
     }
     if (asked) {
       const own = [...(machine.context ?? new Map<string, string>())].filter(([name]) => !/^ETH\d/.test(name));
@@ -1442,7 +1466,7 @@ export class Oned {
         bigint,
       ];
       this.world.rules.push({ user: who, resource: what, rights: which });
-      return this.world.rules.length + 7;
+      return this.world.rules.length + 6;
     },
     "acl.info": () =>
       this.poolXml(
@@ -1479,7 +1503,7 @@ export class Oned {
         uid: user.id,
         gid: user.gid,
         name,
-        permissions: [1, 1, 0, 1, 0, 0, 1, 0, 0],
+        permissions: [1, 1, 0, 1, 0, 0, 0, 0, 0],
         template,
         type,
         safeDirs: "",
@@ -1502,7 +1526,7 @@ export class Oned {
     "vnpool.info": (user, [filter, first, last]) =>
       this.poolXml(
         "VNET_POOL",
-        this.pool<Net>(user, "NET", filter, first, last).map((net) => netXml(this.world, net, this.sees(user, net))),
+        this.pool<Net>(user, "NET", filter, first, last).map((net) => netXml(this.world, net)),
       ),
     "vn.delete": (user, [id]) => this.deleteNet(user, id),
     "vn.reserve": (user, [id, text]) => this.reserve(user, id, text),
@@ -1616,6 +1640,14 @@ export class Oned {
   };
 
   private hosts = 0;
+}
+
+/** What a machine has from its first host on. */
+export function hosted(machine: Machine): void {
+  machine.template.set("TM_MAD_SYSTEM", ["dummy"]);
+  for (const graphics of groups(machine.template, "GRAPHICS")) {
+    graphics.set("PORT", String(5900 + machine.id));
+  }
 }
 
 const TYPES: Readonly<Record<string, number>> = { OS: 0, CDROM: 1, DATABLOCK: 2, KERNEL: 3, RAMDISK: 4, CONTEXT: 5 };

@@ -267,8 +267,8 @@ function maybe(name: string, value: string | number | undefined, data = false): 
   return value === undefined || value === "" ? `<${name}/>` : tag(name, data ? cdata(String(value)) : String(value));
 }
 
-/** @param sees whether the asking user may see who has an address */
-export function netXml(world: World, net: Net, sees: (holder: string) => boolean): string {
+/** @param sees whether the asking user may see who has an address; undefined in lists, which have ranges as they are stored */
+export function netXml(world: World, net: Net, sees?: (holder: string) => boolean): string {
   const vms = net.ranges.flatMap(({ leases }) => [...leases.values()]).filter((holder) => /^VM \d/.test(holder));
   const shown = vms.map((holder) => Number(holder.slice(3)));
   return tag(
@@ -299,7 +299,34 @@ export function netXml(world: World, net: Net, sees: (holder: string) => boolean
       ids("UPDATING_VMS", []),
       ids("ERROR_VMS", []),
       tag("TEMPLATE", templateXml(net.template)),
-      tag("AR_POOL", net.ranges.map((range) => rangeXml(range, sees)).join("")),
+      tag("AR_POOL", net.ranges.map((range) => (sees ? rangeXml(range, sees) : storedRangeXml(range))).join("")),
+    ].join(""),
+  );
+}
+
+/** The taken places as pairs: which, and by what; the kind of the object in the upper half. */
+function storedRangeXml(range: Range): string {
+  const KINDS: Readonly<Record<string, bigint>> = { VM: 0x10n, VNET: 0x40n };
+  const allocated = [...range.leases].map(([ip, holder]) => {
+    const [kind = "", id = "0"] = holder.split(" ");
+    const value = ((KINDS[kind] ?? 0n) << 32n) | BigInt.asUintN(32, BigInt(id));
+    return { place: toNumber(ip) - toNumber(range.ip), value };
+  });
+  const pairs = allocated
+    .toSorted((one, other) => one.place - other.place)
+    .map(({ place, value }) => ` ${place} ${value}`);
+  return tag(
+    "AR",
+    [
+      ...(pairs.length > 0 ? [tag("ALLOCATED", cdata(pairs.join("")))] : []),
+      tag("AR_ID", cdata(String(range.id))),
+      tag("IP", cdata(range.ip)),
+      tag("MAC", cdata(range.mac)),
+      tag("NEXT_INDEX", cdata(String(range.next))),
+      ...(range.parentRange === undefined ? [] : [tag("PARENT_NETWORK_AR_ID", cdata(String(range.parentRange)))]),
+      tag("SHARED", cdata("NO")),
+      tag("SIZE", cdata(String(range.size))),
+      tag("TYPE", cdata("IP4")),
     ].join(""),
   );
 }
@@ -361,7 +388,13 @@ export function imageXml(world: World, image: Img): string {
       tag("DATASTORE_ID", String(image.datastore)),
       tag("DATASTORE", store?.name ?? ""),
       ids("VMS", image.vms),
-      ids("CLONES", []),
+      ids(
+        "CLONES",
+        world
+          .all<Img>("IMAGE")
+          .filter(({ cloningId }) => cloningId === image.id)
+          .map(({ id }) => id),
+      ),
       ids("APP_CLONES", []),
       tag("TEMPLATE", templateXml(image.template)),
       tag(
@@ -494,7 +527,9 @@ export function shortMachineXml(world: World, machine: Machine): string {
           }),
           ...machine.disks.map((disk) => tag("DISK", pick(disk, DISK))),
           ...machine.nics.map((nic) => tag("NIC", pick(nic, NIC))),
-          ...groups(machine.template, "GRAPHICS").map((group) => tag("GRAPHICS", pick(group, ["LISTEN", "TYPE"]))),
+          ...groups(machine.template, "GRAPHICS").map((group) =>
+            tag("GRAPHICS", pick(group, ["LISTEN", ...(group.has("PORT") ? ["PORT"] : []), "TYPE"])),
+          ),
         ].join(""),
       ),
       "<MONITORING/>",

@@ -38,13 +38,26 @@ export class Networks {
     return (await this.named(publicLeaseOf(cluster)))[0];
   }
 
+  /**
+   * As the list has it, and as it is by itself: of a network that we only may use, each shows what the other hides.
+   * @throws NotFound
+   */
+  async publicNetworkWithLeases(): Promise<Vnet> {
+    const listed = await this.publicNetwork();
+    const single = parseVnet(await this.client.text("vn.info", listed.id, false));
+    const ranges = single.ranges.map((range) => {
+      const stored = listed.ranges.find(({ id }) => id === range.id)?.leases ?? [];
+      return { ...range, leases: [...stored, ...range.leases] };
+    });
+    return { ...single, ranges };
+  }
+
   /** @throws NotFound */
   async publicNetwork(): Promise<Vnet> {
     const { network = "" } = this.settings;
     const [vnets, uid] = await Promise.all([this.pools.visibleVnets(), this.uid()]);
     const found = named("network", network, vnets, uid);
-    // A list may leave out what single networks show.
-    return found.ranges.length > 0 ? found : parseVnet(await this.client.text("vn.info", found.id, false));
+    return found;
   }
 
   /** Where a network takes its addresses from that is a reservation. */

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { element, elements, parseXml, textOf, type XmlElement } from "../../images/xml";
+import { fromNumber, toNumber } from "../../plan/addresses";
 import type { ClusterRecord, Mark } from "../driver";
 import { SiteFailure } from "../errors";
 import { base64, fromBase64, type TemplateGroup } from "./template-text";
@@ -191,9 +192,31 @@ function vnetOf(vnet: XmlElement): Vnet {
         mac: textAt(range, "MAC").toLowerCase(),
         size: numberAt(range, "SIZE"),
         used: numberAt(range, "USED_LEASES"),
-        leases: elements(element(range, "LEASES"), "LEASE").map(leaseOf),
+        leases: [
+          ...elements(element(range, "LEASES"), "LEASE").map(leaseOf),
+          ...storedLeases(textAt(range, "IP"), textAt(range, "ALLOCATED")),
+        ],
       })),
   };
+}
+
+const VM_KIND = 0x10n;
+const VNET_KIND = 0x40n;
+
+/**
+ * A list of networks has no leases, but the ranges as OpenNebula stores them: the taken places, each with what has it (its
+ * kind in the upper half). So there is also what single networks hide from a plain user.
+ */
+function storedLeases(first: string, allocated: string): Lease[] {
+  const numbers = allocated.split(/\s+/).filter((text) => /^\d+$/.test(text));
+  const leases: Lease[] = [];
+  for (let at = 0; at + 1 < numbers.length; at += 2) {
+    const [place, value] = [Number(numbers[at]), BigInt(numbers[at + 1] ?? 0)];
+    const [kind, id] = [value >> 32n, Number(BigInt.asIntN(32, value))];
+    const holder = kind === VNET_KIND ? { vnet: id } : kind === VM_KIND ? { vm: id } : {};
+    leases.push({ ip: fromNumber(toNumber(first) + place), ...holder });
+  }
+  return leases;
 }
 
 function leaseOf(lease: XmlElement): Lease {

@@ -13,7 +13,7 @@ import {
 import { VM } from "./vm-states";
 
 /** What the engine asks at once arrives within this time. */
-const TOGETHER_MS = 20;
+const TOGETHER_MS = 12;
 /** The caller's own objects: every user has names of their own, and nothing of ours belongs to another user. */
 const MINE = -3;
 const VISIBLE = -2;

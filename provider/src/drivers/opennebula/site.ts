@@ -161,7 +161,7 @@ export async function describeSite(
   settings: OpenNebulaSettings,
 ): Promise<SiteDescription> {
   const [vnet, own, parent] = await Promise.all([
-    networks.publicNetwork(),
+    networks.publicNetworkWithLeases(),
     pools.vnets(),
     networks.parentOfReservations(),
   ]);
@@ -203,7 +203,8 @@ function addressesIn({ ip, size }: AddressRange): string[] {
 function takenIn(vnet: Vnet, own: readonly Vnet[], gateway: string): Map<string, Holder> {
   const holders = new Map<string, Holder>([[gateway, { description: "the network's gateway" }]]);
   for (const { ip, vm, vnet: reservation } of vnet.ranges.flatMap(({ leases }) => leases)) {
-    const what = reservation !== undefined ? `network ${reservation}` : vm === -1 ? "a hold" : `machine ${vm}`;
+    const what =
+      reservation !== undefined ? `network ${reservation}` : vm === -1 ? "a hold" : `machine ${vm ?? "of somebody's"}`;
     holders.set(ip, { description: what });
   }
   for (const lease of own.filter(({ parent, state }) => parent === vnet.id && state !== VNET.LOCK_DELETE)) {
