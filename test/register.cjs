@@ -2,6 +2,7 @@
 // dependencies to CommonJS and then misses those that export nothing to `require`, as some below execa do.
 const { readFileSync } = require("node:fs");
 const { Module } = require("node:module");
+const fc = require("fast-check");
 const ts = require("typescript");
 
 const compilerOptions = {
@@ -12,6 +13,9 @@ const compilerOptions = {
 };
 
 process.setSourceMapsEnabled(true);
+if (process.env.VC_SEED) {
+  fc.configureGlobal({ seed: Number(process.env.VC_SEED) });
+}
 
 Module._extensions[".ts"] = (module, fileName) => {
   const { outputText } = ts.transpileModule(readFileSync(fileName, "utf8"), { compilerOptions, fileName });

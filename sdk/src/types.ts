@@ -59,6 +59,8 @@ export interface LibvirtSite {
 export interface MemorySite {
   driver: "memory";
   name?: string;
+  /** Who chooses MACs: they follow from the addresses (default), or the site tells them when it makes the machines. */
+  macs?: "fromAddress" | "site";
 }
 
 export type SiteArgs = LibvirtSite | MemorySite;

@@ -1,4 +1,5 @@
 import { expect } from "chai";
+import { expectWorksInside } from "./inside";
 import { BOOT_ID, expectListedOnAll, Life, operationsOf } from "./life";
 import type { Shell } from "./shell";
 import { World } from "./world";
@@ -27,6 +28,7 @@ describe("a cluster of booted guests", function () {
     );
     booted = await shell.runOnAll(["compute-0", "compute-1"], BOOT_ID);
     machines = await life.machines();
+    await expectWorksInside(life, shell);
   });
 
   after(async () => {
@@ -45,6 +47,7 @@ describe("a cluster of booted guests", function () {
     expect(await shell.runOnAll(["compute-0", "compute-1"], BOOT_ID)).to.deep.equal(booted);
     expect(await life.machines()).to.include(machines);
     expect(await shell.run("cat /root/changes")).to.equal("frontend compute-0 compute-1 compute-2 compute-3");
+    await expectWorksInside(life, shell);
   });
 
   it("shrinks while its frontend goes on, and gives back what it had", async () => {

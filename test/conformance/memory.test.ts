@@ -1,4 +1,5 @@
 import { memoryBackend } from "./memory";
 import { describeConformance } from "./suite";
 
-describeConformance("memory", memoryBackend);
+describeConformance("memory", () => memoryBackend());
+describeConformance("memory, whose MACs are the site's", () => memoryBackend("site"));

@@ -5,8 +5,8 @@ import { sha256 } from "../../provider/src/vc-out/digest";
 import type { Backend } from "./backend";
 
 /** The in-memory site. */
-export async function memoryBackend(): Promise<Backend> {
-  const settings = { driver: "memory", name: "conformance" } as const;
+export async function memoryBackend(macs: "fromAddress" | "site" = "fromAddress"): Promise<Backend> {
+  const settings = { driver: "memory", name: `conformance-${macs}`, macs } as const;
   const away = { driver: "memory", name: "conformance-away" } as const;
   const site = memorySite(settings.name);
   memorySite(away.name).reachable = false;

@@ -100,9 +100,7 @@ export async function openNebulaBackend(): Promise<Backend> {
     },
     stopNetwork: async () => undefined,
     isPluggedIn: async () => true,
-    takeAutostart: async (cluster, node) => {
-      machineOf(cluster, node).user.set("VC_POWER", ["off"]);
-    },
+    takeAutostart: async () => undefined,
     reshape: async (cluster, node, memory) => {
       machineOf(cluster, node).template.set("MEMORY", [String(memory)]);
     },

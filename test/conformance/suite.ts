@@ -19,7 +19,14 @@ import {
   type VirtualClusterError,
 } from "../../provider/src/drivers/errors";
 import { fromNumber, hostAt, macOf, subnet, toNumber } from "../../provider/src/plan/addresses";
-import { type ClusterPlan, type NodePlan, planCluster } from "../../provider/src/plan/plan";
+import {
+  type ClusterPlan,
+  macsOf,
+  type NodePlan,
+  planCluster,
+  SITE_DECIDES,
+  withMacs,
+} from "../../provider/src/plan/plan";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import type { Backend } from "./backend";
 
@@ -55,13 +62,17 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
     afterEach(() => backend.interruptAfter(undefined));
 
     /** A test that must leave the site as it found it, where the site has what it needs. */
-    function check(title: string, work: () => Promise<unknown>, needs: (of: Backend) => boolean = () => true): void {
+    function check(
+      title: string,
+      work: (this: Mocha.Context) => Promise<unknown>,
+      needs: (of: Backend) => boolean = () => true,
+    ): void {
       it(title, async function () {
         if (!needs(backend)) {
           this.skip();
         }
         clean = await backend.leftovers();
-        await work();
+        await work.call(this);
         expect(await backend.leftovers(), "left at the site").to.deep.equal(clean);
       });
     }
@@ -92,6 +103,8 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           frontend: { cpus: 1, memory: backend.memory },
         },
         site,
+        {},
+        driver.capabilities.macs,
       );
       return {
         name: clusterName,
@@ -125,6 +138,22 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
       expect(record, `record of ${clusterName}`).to.not.equal(undefined);
       return record as ClusterRecord;
     }
+
+    /** What the site's record of it must say: MACs that it was left to decide are the site's own. */
+    async function asRecorded(record: ClusterRecord): Promise<ClusterRecord> {
+      return { ...record, plan: await asDecided(record) };
+    }
+
+    async function asDecided({ name, plan }: ClusterRecord): Promise<ClusterPlan> {
+      const decided = macsOf((await recorded(name)).plan);
+      return withMacs(
+        plan,
+        new Map([...macsOf(plan)].map(([ip, mac]) => [ip, mac === SITE_DECIDES ? (decided.get(ip) ?? mac) : mac])),
+      );
+    }
+
+    /** Where a site has such a thing. */
+    const autostart = (wished: boolean) => (driver.capabilities.autostart ? { autostart: wished } : {});
 
     const frontendOf = (cluster: ClusterRecord): NodeRef<ClusterRecord> => ({ cluster, node: "frontend" });
     const computeOf = (cluster: ClusterRecord, index = 0): NodeRef<ClusterRecord> => ({
@@ -213,7 +242,8 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         // What is used: on some hosts the total itself changes meanwhile.
         const used = ({ cpus, memory }: SiteDescription) => [cpus.total - cpus.free, memory.total - memory.free];
         const [cpus = 0, memory = 0] = used(before);
-        expect(used(during)).to.deep.equal([cpus + 1, memory + backend.memory]);
+        const counted = driver.capabilities.reserves === "running" ? 1 : 1 + cluster.plan.computes.length;
+        expect(used(during)).to.deep.equal([cpus + counted, memory + counted * backend.memory]);
         expect(used(afterwards)).to.deep.equal([cpus, memory]);
       });
     });
@@ -227,7 +257,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
       check("give the whole record back, keys included, to every process and whoever owns it", async () => {
         const record = await planned({ owner: `Zoë <"&'> ]]> \\ %41 \${x} ✓` });
         const keys = await driver.allocate(record);
-        expect(await backend.otherProcess.find(record.name)).to.deep.equal({ ...record, keys });
+        expect(await backend.otherProcess.find(record.name)).to.deep.equal({ ...(await asRecorded(record)), keys });
         await destroy(record);
       });
 
@@ -265,7 +295,8 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         const record = await allocated();
         const grown = { ...(await replanned(record, 3)), publicKeys: [`${KEY}2`] };
         await driver.allocate(grown);
-        expect(await recorded(record.name)).to.deep.include({ plan: grown.plan, publicKeys: grown.publicKeys });
+        const { publicKeys } = grown;
+        expect(await recorded(record.name)).to.deep.include({ plan: await asDecided(grown), publicKeys });
         await destroy(grown);
       });
 
@@ -328,6 +359,33 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         await rejects(driver.allocate(huge({ memory: memory.total + 1 })), NoCapacity, String(memory.total));
         await rejects(driver.allocate(huge({ cpus: cpus.perNode + 1 })), NoCapacity, String(cpus.perNode));
       });
+    });
+
+    describe("MACs that are left to the site", () => {
+      check(
+        "are told by find after allocate, one for each NIC, and stay while the cluster grows and shrinks",
+        async function () {
+          if (driver.capabilities.macs !== "site") {
+            this.skip();
+          }
+          const record = await allocated();
+          const macs = macsOf(record.plan);
+          expect(new Set(macs.values()).size).to.equal(3);
+          for (const mac of macs.values()) {
+            expect(mac).to.match(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/);
+          }
+          const grown = await replanned(record, 3);
+          expect([...macsOf(grown.plan).values()].filter((mac) => mac === SITE_DECIDES)).to.have.length(2);
+          await driver.allocate(grown);
+          const after = macsOf((await recorded(record.name)).plan);
+          expect(new Set(after.values()).size).to.equal(5);
+          expect([...after]).to.deep.include.members([...macs]);
+          const shrunk = await replanned(grown, 1);
+          await driver.allocate(shrunk);
+          expect((await recorded(record.name)).plan).to.deep.equal(record.plan);
+          await destroy(shrunk);
+        },
+      );
     });
 
     describe("fixImages", () => {
@@ -583,7 +641,8 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
 
           const { frontend, computes } = cluster.plan;
           const observed = nodes.get("frontend");
-          expect(observed).to.deep.include({ state: "running", cpus: 1, memory: backend.memory, autostart: true });
+          const shape = { cpus: 1, memory: backend.memory };
+          expect(observed).to.deep.include({ state: "running", ...shape, ...autostart(true) });
           expect(observed?.macs, "the private NIC first").to.deep.equal([frontend.privateMac, frontend.publicMac]);
           expect(observed?.mark).to.deep.equal(cluster.mark);
           expect(observed?.vcOutDigest).to.equal(sha256(vcOutOf(frontendOf(cluster))));
@@ -762,7 +821,10 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           ({ keepsComputeDisks }) => keepsComputeDisks,
         );
 
-        check("lets a machine start with its host again", async () => {
+        check("lets a machine start with its host again", async function () {
+          if (!driver.capabilities.autostart) {
+            this.skip();
+          }
           const cluster = shared;
           const ref = computeOf(cluster);
           await boot(ref);
@@ -777,17 +839,17 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           const cluster = shared;
           const ref = computeOf(cluster);
           expect(await boot(ref, { power: "off" })).to.equal("created");
-          expect(await nodeOf(ref)).to.deep.include({ state: "off", autostart: false });
+          expect(await nodeOf(ref)).to.deep.include({ state: "off", ...autostart(false) });
           expect(await boot(ref, { power: "off", plan: { memory: backend.memory + 32 } })).to.equal("kept");
           const { machineId } = await nodeOf(ref);
           await backend.scribble(cluster.name, "compute-0");
           expect(await boot(ref, { keepDisk: true, plan: { memory: backend.memory + 32 } })).to.equal("started");
           expect(await nodeOf(ref)).to.deep.include({
-            ...{ state: "running", autostart: true, machineId, memory: backend.memory + 32 },
+            ...{ state: "running", ...autostart(true), machineId, memory: backend.memory + 32 },
           });
           expect(await backend.isScribbled(cluster.name, "compute-0")).to.equal(true);
           expect(await boot(ref, { power: "off", keepDisk: true })).to.equal("stopped");
-          expect(await nodeOf(ref)).to.deep.include({ state: "off", autostart: false, machineId });
+          expect(await nodeOf(ref)).to.deep.include({ state: "off", ...autostart(false), machineId });
           await removeNodes(cluster);
         });
 
@@ -1136,7 +1198,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           () => driver.allocate(record),
           async () => {
             const keys = await backend.otherProcess.allocate(record);
-            expect(await recorded(record.name)).to.deep.equal({ ...record, keys });
+            expect(await recorded(record.name)).to.deep.equal({ ...(await asRecorded(record)), keys });
             await driver.release(record, { keepBaseImage: false });
             expect(await backend.leftovers()).to.deep.equal(clean);
           },
@@ -1179,7 +1241,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           async () => {
             await boot(ref);
             expect((await driver.read(cluster.name)).size).to.equal(1);
-            expect(await nodeOf(ref)).to.deep.include({ state: "running", autostart: true, mark: cluster.mark });
+            expect(await nodeOf(ref)).to.deep.include({ state: "running", ...autostart(true), mark: cluster.mark });
             await driver.remove(ref, AT_ONCE);
           },
         );
@@ -1203,6 +1265,15 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
       check("remove and release are taken up again", async () => {
         const cluster = await allocated();
         await boot(frontendOf(cluster));
+        await boot(computeOf(cluster));
+        await interruptedEverywhere(
+          () => driver.remove(computeOf(cluster), AT_ONCE),
+          async () => {
+            const left = (await backend.leftovers()).filter((line) => /compute-0/.test(line));
+            const seen = (await backend.otherProcess.read(cluster.name)).has("compute-0");
+            expect(seen, `a compute of which is left: ${left.join(", ") || "nothing"}`).to.equal(left.length > 0);
+          },
+        );
         await interruptedEverywhere(
           () => driver.remove(frontendOf(cluster), AT_ONCE),
           async () => undefined,
@@ -1299,7 +1370,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
     /** The same cluster with a plan that fits the site as it is now. */
     async function replanned(record: ClusterRecord, computes = record.plan.computes.length): Promise<ClusterRecord> {
       const { frontend, privateNetwork } = record.plan;
-      const site = await driver.describe();
+      const [site, present] = await Promise.all([driver.describe(), driver.find(record.name)]);
       const held = site.takenSubnets.get(privateNetwork.cidr)?.cluster === record.name;
       const wish = {
         name: record.name,
@@ -1308,8 +1379,10 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
         memoryPerNode: backend.memory,
         frontend: { cpus: 1, memory: backend.memory },
       };
-      const dealt = held ? { privateCidr: privateNetwork.cidr, publicIp: frontend.publicIp } : {};
-      return { ...record, plan: planCluster(wish, site, dealt) };
+      const dealt = held
+        ? { privateCidr: privateNetwork.cidr, publicIp: frontend.publicIp, macs: present && macsOf(present.plan) }
+        : {};
+      return { ...record, plan: planCluster(wish, site, dealt, driver.capabilities.macs) };
     }
   });
 }
@@ -1326,11 +1399,13 @@ function vcOutOf({ cluster, node }: NodeRef): string {
 function withPlan(record: ClusterRecord, change: { publicIp?: string; cidr?: string }): ClusterRecord {
   const net = subnet(change.cidr ?? record.plan.privateNetwork.cidr);
   const publicIp = change.publicIp ?? record.plan.frontend.publicIp;
-  const at = (place: number) => ({ privateIp: hostAt(net, place), privateMac: macOf(hostAt(net, place)) });
+  const isLeftOpen = record.plan.frontend.privateMac === SITE_DECIDES;
+  const mac = (ip: string) => (isLeftOpen ? SITE_DECIDES : macOf(ip));
+  const at = (place: number) => ({ privateIp: hostAt(net, place), privateMac: mac(hostAt(net, place)) });
   const plan: ClusterPlan = {
     ...record.plan,
     privateNetwork: { cidr: net.cidr },
-    frontend: { ...record.plan.frontend, ...at(1), publicIp, publicMac: macOf(publicIp) },
+    frontend: { ...record.plan.frontend, ...at(1), publicIp, publicMac: mac(publicIp) },
     computes: record.plan.computes.map((compute, index) => ({ ...compute, ...at(-1 - index) })),
   };
   return { ...record, plan };

@@ -80,6 +80,8 @@ class Watched {
   private drifted = false;
   /** The frontend's disk while the state knows it and nobody wants it gone. */
   private usersDisk: string | undefined;
+  /** Whether the frontend's disk was left alone before the state knew it: then only its owner can say that it is wanted. */
+  private orphaned = false;
 
   constructor(
     private readonly world: World,
@@ -109,8 +111,9 @@ class Watched {
     }
   }
 
-  private async up(wish: Wish, refresh: boolean, interruption: Interruption = {}): Promise<void> {
-    this.wish = wish;
+  private async up(wished: Wish, refresh: boolean, interruption: Interruption = {}): Promise<void> {
+    this.wish = wished;
+    const wish = { ...wished, adopt: this.orphaned };
     const { died } = refresh
       ? await this.tenant.refreshAndUp(wish, interruption)
       : await this.tenant.up(wish, interruption);
@@ -128,6 +131,7 @@ class Watched {
     if (!died) {
       expectNothingOf(this.world.site, this.tenant.clusterName);
       this.wish = undefined;
+      this.orphaned = false;
     }
   }
 
@@ -139,6 +143,7 @@ class Watched {
       DRIFTS[does](site, key);
       this.drifted = true;
       const frontend = `${this.tenant.clusterName}/frontend`;
+      this.orphaned ||= does === "delete machine" && key === frontend && !this.tenant.stack.state.has("frontend");
       const isLost =
         !site.disks.has(frontend) || !(site.machines.has(frontend) || site.networks.has(this.tenant.clusterName));
       if (isLost) {

@@ -1,65 +1,10 @@
-import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, readlink, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
-import { execa } from "execa";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import { readVcOut } from "../../provider/src/vc-out/read";
 import { writeVcOut } from "../../provider/src/vc-out/write";
-
-const GUEST = join(__dirname, "..", "..", "provider", "guest", "vc-guest");
-const FIXTURES = join(__dirname, "..", "fixtures", "vc-out");
-const CARDS = {
-  "A-frontend": { eth0: "7a:77:6e:40:00:09", eth1: "7a:77:6e:40:00:10" },
-  "A-compute": { ens3: "7a:77:6e:40:00:15" },
-  "B-frontend": { eth0: "0a:64:33:80:00:03", eth1: "0a:64:33:80:00:04" },
-  "B-compute": { ens3: "0a:64:33:80:00:05" },
-} as const;
-
-/** A machine's root file system, as far as the guest program looks at it. What changes the running machine is printed. */
-class Machine {
-  private constructor(readonly root: string) {}
-
-  static async make(sample: keyof typeof CARDS, vcOut?: string): Promise<Machine> {
-    const machine = new Machine(await mkdtemp(join(tmpdir(), "guest-")));
-    for (const folder of ["root", "etc/vc", "etc/ssh", "tmp", "run", "var/log", "dev"]) {
-      await mkdir(join(machine.root, folder), { recursive: true });
-    }
-    for (const [card, mac] of Object.entries(CARDS[sample])) {
-      await mkdir(join(machine.root, "sys", "class", "net", card), { recursive: true });
-      await writeFile(join(machine.root, "sys", "class", "net", card, "address"), `${mac}\n`);
-    }
-    const text = vcOut ?? (await readFile(join(FIXTURES, sample, "vc-out.xml"), "utf8"));
-    await writeFile(join(machine.root, "root", "vc-out.xml"), text);
-    return machine;
-  }
-
-  async run(operation: string, input = ""): Promise<{ output: string; failed: boolean }> {
-    const { all, failed } = await execa("sh", [GUEST, operation], {
-      env: { VC_ROOT: this.root, VC_DRY_RUN: "1" },
-      input,
-      all: true,
-      reject: false,
-    });
-    return { output: all, failed };
-  }
-
-  async status(): Promise<Record<string, unknown>> {
-    return JSON.parse((await this.run("status")).output) as Record<string, unknown>;
-  }
-
-  read(path: string): Promise<string> {
-    return readFile(join(this.root, path), "utf8");
-  }
-
-  write(path: string, content: string): Promise<void> {
-    return writeFile(join(this.root, path), content);
-  }
-
-  async mode(path: string): Promise<number> {
-    return (await stat(join(this.root, path))).mode & 0o777;
-  }
-}
+import { Machine, SAMPLES, VC_OUT_SAMPLES } from "./guest-machine";
 
 function resolvedNames(hosts: string): Map<string, string> {
   const lines = hosts.split("\n").filter((line) => line && !line.startsWith("#"));
@@ -78,7 +23,7 @@ describe("the guest program", () => {
     machines.push(machine);
     return machine;
   };
-  after(() => Promise.all(machines.map(({ root }) => rm(root, { recursive: true }))));
+  after(() => Promise.all(machines.map((machine) => machine.remove())));
 
   const expected = {
     "A-frontend": {
@@ -92,11 +37,11 @@ describe("the guest program", () => {
     },
     "B-compute": { addresses: [/ip addr add 10\.1\.255\.254\/16 .*dev ens3/], route: "via 10.1.1.1 dev ens3" },
   } as const;
-  for (const sample of ["A-frontend", "A-compute", "B-frontend", "B-compute"] as const) {
+  for (const sample of SAMPLES) {
     describe(`on a ${sample.slice(2)}, in dialect ${sample.slice(0, 1)}`, () => {
       let machine: Machine;
       let output: string;
-      const written = (path: string) => readFile(join(FIXTURES, sample, "written", path), "utf8");
+      const written = (path: string) => readFile(join(VC_OUT_SAMPLES, sample, "written", path), "utf8");
 
       before(async () => {
         machine = await make(sample);
@@ -149,9 +94,9 @@ describe("the guest program", () => {
     });
   }
 
-  for (const sample of ["A-frontend", "A-compute", "B-frontend", "B-compute"] as const) {
+  for (const sample of SAMPLES) {
     it(`does the same with what we write of PRAGMA's ${sample}`, async () => {
-      const theirs = await readFile(join(FIXTURES, sample, "vc-out.xml"), "utf8");
+      const theirs = await readFile(join(VC_OUT_SAMPLES, sample, "vc-out.xml"), "utf8");
       const { dialect, vcOut } = readVcOut(theirs);
       const ours = writeVcOut(vcOut, dialect);
       const [left, right] = [await make(sample, theirs), await make(sample, ours)];
@@ -168,7 +113,7 @@ describe("the guest program", () => {
     await machine.run("apply");
     const link = await readlink(join(machine.root, "tmp", "machinefile"));
     const list = await readFile(join(machine.root, "tmp", link), "utf8");
-    expect(list).to.equal(await readFile(join(FIXTURES, "B-frontend", "written", "tmp", "machinefile"), "utf8"));
+    expect(list).to.equal(await readFile(join(VC_OUT_SAMPLES, "B-frontend", "written", "tmp", "machinefile"), "utf8"));
   });
 
   it("on a frontend lets the computes out and nobody in", async () => {
@@ -197,7 +142,6 @@ describe("the guest program", () => {
 
   it("keeps keys that the image or an administrator put there", async () => {
     const machine = await make("B-compute");
-    await mkdir(join(machine.root, "root", ".ssh"));
     await machine.write("root/.ssh/authorized_keys", "ssh-ed25519 AAAAadmin admin\n");
     await machine.run("apply");
     const keys = (await machine.read("root/.ssh/authorized_keys")).trim().split("\n");
@@ -225,7 +169,7 @@ describe("the guest program", () => {
     expect(resolvedNames(await machine.read("etc/hosts")).has("compute-2"), "after a shrink").to.equal(false);
   });
 
-  const sample = () => readFile(join(FIXTURES, "B-frontend", "vc-out.xml"), "utf8");
+  const sample = () => readFile(join(VC_OUT_SAMPLES, "B-frontend", "vc-out.xml"), "utf8");
   const refused: Record<string, (xml: string) => string> = {
     "is empty": () => "",
     "is cut off": (xml) => xml.slice(0, xml.length / 2),

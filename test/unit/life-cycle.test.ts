@@ -8,10 +8,11 @@ import { ForeignOwner, Unreachable, WrongSite } from "../../provider/src/drivers
 import { MemoryDriver } from "../../provider/src/drivers/memory";
 import { type MemoryMachine, type MemorySite, memorySite } from "../../provider/src/drivers/memory/site";
 import { overlap, subnet } from "../../provider/src/plan/addresses";
+import { type ClusterPlan, macsOf, SITE_DECIDES } from "../../provider/src/plan/plan";
 import { PartialFailure, type Properties } from "../../provider/src/resources/host";
 import { readVcOut } from "../../provider/src/vc-out/read";
 import { makeFakeDisk } from "../conformance/fake-guest";
-import { CheckFailed, directLifeCycles, Stack, UNKNOWN } from "./stack";
+import { CheckFailed, directLifeCycles, Stack, type State, UNKNOWN } from "./stack";
 
 const KEY_BYTES = Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0\x20${"k".repeat(32)}`, "latin1");
 const KEY = `ssh-ed25519 ${KEY_BYTES.toString("base64")} tester`;
@@ -1277,6 +1278,85 @@ describe("the life of a cluster", () => {
       expect((await failure<CheckFailed>(stack.up(args))).failures[0]?.property).to.equal("siteId");
       expect([...stack.state]).to.deep.equal(state);
       expect(site.machines).to.deep.equal(machines);
+    });
+  });
+
+  // ── A site that decides on MACs itself ───────────────────────────────────────────────────────────────────────────
+
+  describe("where the site decides on MACs", () => {
+    const DECIDED = /^0a:64:33(:[0-9a-f]{2}){3}$/;
+    const macsIn = (plan: ClusterPlan) => [...macsOf(plan).values()];
+
+    beforeEach(() => {
+      args = { ...args, site: { driver: "memory", name: siteName, macs: "site" } };
+    });
+
+    it("says so in the preview, and says the MACs after the first up", async () => {
+      const { plan } = await stack.preview(args);
+      expect(macsIn(plan)).to.deep.equal(Array(4).fill(SITE_DECIDES));
+      await stack.up(args);
+      expect(macsIn(stack.cluster.plan)).to.have.length(4);
+      for (const mac of macsIn(stack.cluster.plan)) {
+        expect(mac).to.match(DECIDED);
+      }
+    });
+
+    it("tells the nodes and their vc-out.xml the real ones", async () => {
+      await stack.up(args);
+      const { frontend, computes } = stack.cluster.plan;
+      expect(machine("frontend").macs).to.deep.equal([frontend.privateMac, frontend.publicMac]);
+      expect(stack.outputs("frontend")).to.include({ privateMac: frontend.privateMac, publicMac: frontend.publicMac });
+      expect(stack.outputs("compute-1").privateMac).to.equal(computes[1]?.privateMac);
+      const { vcOut } = readVcOut(machine("frontend").vcOut);
+      expect(vcOut.nics.map(({ mac }) => mac)).to.deep.equal([frontend.privateMac, frontend.publicMac]);
+      expect(vcOut.role === "frontend" && vcOut.computes.map(({ nics }) => nics[0]?.mac)).to.deep.equal(
+        computes.map(({ privateMac }) => privateMac),
+      );
+    });
+
+    it("changes nothing when nothing has changed", async () => {
+      await stack.up(args);
+      const { plan } = stack.cluster;
+      expect(await stack.up(args)).to.deep.equal([]);
+      expect(await stack.up(args)).to.deep.equal([]);
+      expect(stack.cluster.plan).to.deep.equal(plan);
+    });
+
+    it("keeps them when the cluster grows, and leaves only the new ones open", async () => {
+      await stack.up(args);
+      const before = stack.cluster.plan;
+      const { plan } = await stack.preview({ ...args, numCpus: 3 });
+      expect(plan.frontend).to.deep.equal(before.frontend);
+      expect(plan.computes.map(({ privateMac }) => privateMac)).to.deep.equal([
+        ...before.computes.map(({ privateMac }) => privateMac),
+        SITE_DECIDES,
+      ]);
+      expect(await stack.up({ ...args, numCpus: 3 })).to.have.members([
+        "update cluster",
+        "update frontend",
+        "create compute-2",
+      ]);
+      expect(machine("compute-2").macs[0]).to.match(DECIDED);
+      expect(stack.outputs("compute-2").privateMac).to.equal(machine("compute-2").macs[0]);
+    });
+
+    it("learns them from the site after an interruption", async () => {
+      interruptAfter(5);
+      await failure(stack.up(args));
+      letThrough();
+      await stack.up(args);
+      expect(machine("frontend").macs[0]).to.match(DECIDED);
+      expect(stack.cluster.plan.frontend.privateMac).to.equal(machine("frontend").macs[0]);
+    });
+
+    it("takes a plan that leaves a node's MAC open again for no change of the node", async () => {
+      await stack.up(args);
+      const { inputs } = stack.state.get("frontend") as State;
+      const { node, clusterId, __provider, ...rest } = inputs;
+      const slice = { ...rest, privateMac: SITE_DECIDES, publicMac: SITE_DECIDES };
+      const checked = await directLifeCycles({}).frontend.check(inputs, { node, clusterId, __provider, slice });
+      expect(checked.failures).to.deep.equal([]);
+      expect(checked.inputs).to.deep.include({ privateMac: inputs.privateMac, publicMac: inputs.publicMac });
     });
   });
 });

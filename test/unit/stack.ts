@@ -191,7 +191,7 @@ export class Stack {
         await this.step(resource, inputs);
         return;
       }
-      if (changes || !same(old.inputs, inputs)) {
+      if (changes ?? !same(old.inputs, inputs)) {
         this.note("update", resource);
         const { outs } = await lifeCycle.update(old.id, wire(old.outputs), inputs);
         this.write(resource, { id: old.id, inputs, outputs: wire({ ...outs, __provider: inputs.__provider }) });

@@ -57,7 +57,9 @@ export interface Driver {
   /**
    * Reserves what the record plans, all of it or nothing, and writes the record down at the site. Called again for a
    * cluster of ours it brings the record up to date (a resize, new keys), mends what `inspect` names, and gives back what
-   * only the former record named; a base image not before the last machine that uses it is gone.
+   * only the former record named; a base image not before the last machine that uses it is gone. What the plan leaves
+   * to the site (`SITE_DECIDES`) is in the record that `find` gives from then on, and stays for as long as its node is
+   * planned.
    * @throws AddressTaken, NoCapacity, ForeignOwner
    */
   allocate(record: ClusterRecord): Promise<ClusterKeys>;
@@ -130,6 +132,10 @@ export interface Capabilities {
   readonly mergesNodes: boolean;
   /** Whether readiness can be learned from the guest, not only that the machine runs. */
   readonly readiness: boolean;
+  /** Whether a machine can be made to start with its host. */
+  readonly autostart: boolean;
+  /** What takes cpus and memory: machines that run, or every machine from `allocate` on. */
+  readonly reserves: "running" | "allocated";
   /** How many machines may be made or removed at the same time. */
   readonly parallelNodes: number;
 }
@@ -306,8 +312,8 @@ export interface ObservedNode extends Shape {
   readonly machineId: string;
   /** Lower case, in the order of the NICs. */
   readonly macs: readonly string[];
-  /** Whether the machine starts with its host. */
-  readonly autostart: boolean;
+  /** Whether the machine starts with its host. Absent where the site has no such thing. */
+  readonly autostart?: boolean;
   /** SHA-256 of the vc-out.xml that the node was last given, hex. */
   readonly vcOutDigest: string;
   /** Whether a newer one is written into its disk before its next boot. */

@@ -89,6 +89,8 @@ const memory = z.strictObject({
   driver: z.literal("memory"),
   /** Sites of the same name share their state within one process. */
   name: z.string().min(1).default("default"),
+  /** Who chooses MACs: they follow from the addresses (default), or the site tells them after `allocate`. */
+  macs: z.enum(["fromAddress", "site"]).optional(),
 });
 
 /** Settings of a site, told apart by `driver`. */

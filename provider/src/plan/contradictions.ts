@@ -2,7 +2,7 @@ import { Contradiction } from "../drivers/errors";
 import { isHostOf, overlap, subnet } from "./addresses";
 import { duplicatesIn } from "./duplicates";
 import { isHostName } from "./names";
-import { type ClusterPlan, nodesOf } from "./plan";
+import { type ClusterPlan, nodesOf, SITE_DECIDES } from "./plan";
 
 /**
  * What can't go together in a plan, each with the value: names that no host can have or that two would have, addresses
@@ -88,7 +88,9 @@ function twins(plan: ClusterPlan): Contradiction[] {
     new Contradiction(`clusterName ${name}`, "is the name of a compute too", "Choose another").about("clusterName"),
   );
   const ips = [...nodes.map(({ privateIp }) => privateIp), frontend.publicIp, publicNetwork.gateway];
-  const macs = [...nodes.map(({ privateMac }) => privateMac), frontend.publicMac].map((mac) => mac.toLowerCase());
+  const macs = [...nodes.map(({ privateMac }) => privateMac), frontend.publicMac]
+    .filter((mac) => mac !== SITE_DECIDES)
+    .map((mac) => mac.toLowerCase());
   const addresses = [...duplicatesIn(ips), ...duplicatesIn(macs)].map((address) =>
     new Contradiction(
       `the address ${address}`,

@@ -1,8 +1,11 @@
-import type { Shape, SiteDescription } from "../drivers/driver";
+import type { Capabilities, Shape, SiteDescription } from "../drivers/driver";
 import { AddressTaken, NoCapacity } from "../drivers/errors";
 import { DEFAULT_DIALECT, type Dialect } from "../vc-out/vc-out";
 import { contains, fromNumber, hostAt, hostCount, macOf, overlap, type Subnet, subnet, toNumber } from "./addresses";
 import { computeName } from "./names";
+
+/** What a plan says of a MAC that only the site chooses, until it has. */
+export const SITE_DECIDES = "decided by the site";
 
 /** What `check` works out before anything is made: every machine with its name, shape and addresses. */
 export interface ClusterPlan {
@@ -23,7 +26,7 @@ export interface NodePlan {
   /** MiB. Absent: as large as the image's. */
   readonly diskSize?: number;
   readonly privateIp: string;
-  /** Lower case. */
+  /** Lower case; or {@link SITE_DECIDES}. */
   readonly privateMac: string;
 }
 
@@ -67,15 +70,42 @@ export interface Dealt {
   /** MiB: a disk that has grown stays as large when the program asks for no size any more. */
   readonly frontendDiskSize?: number | undefined;
   readonly diskSize?: number | undefined;
+  /** By address: what a site has decided once stays. */
+  readonly macs?: ReadonlyMap<string, string> | undefined;
 }
 
 /** What a plan has dealt. */
-export function dealtOf({ frontend, computes, privateNetwork }: ClusterPlan): Dealt {
+export function dealtOf(plan: ClusterPlan): Dealt {
+  const { frontend, computes, privateNetwork } = plan;
   return {
     privateCidr: privateNetwork.cidr,
     publicIp: frontend.publicIp,
     frontendDiskSize: frontend.diskSize,
     diskSize: computes[0]?.diskSize,
+    macs: macsOf(plan),
+  };
+}
+
+/** The MAC of each address of a plan's. */
+export function macsOf(plan: ClusterPlan): Map<string, string> {
+  const { publicIp, publicMac } = plan.frontend;
+  return new Map([
+    ...nodesOf(plan).map(({ privateIp, privateMac }) => [privateIp, privateMac] as const),
+    [publicIp, publicMac],
+  ]);
+}
+
+/** The plan with other MACs: those that `macs` has for its addresses. */
+export function withMacs(plan: ClusterPlan, macs: ReadonlyMap<string, string>): ClusterPlan {
+  const decided = <Node extends NodePlan>(node: Node): Node => ({
+    ...node,
+    privateMac: macs.get(node.privateIp) ?? node.privateMac,
+  });
+  const { publicIp, publicMac } = plan.frontend;
+  return {
+    ...plan,
+    frontend: { ...decided(plan.frontend), publicMac: macs.get(publicIp) ?? publicMac },
+    computes: plan.computes.map(decided),
   };
 }
 
@@ -88,7 +118,12 @@ const PRIVATE_PREFIX = 24;
  * at the same time seldom meet.
  * @throws NoCapacity, AddressTaken
  */
-export function planCluster(wish: ClusterWish, site: SiteDescription, dealt: Partial<Dealt> = {}): ClusterPlan {
+export function planCluster(
+  wish: ClusterWish,
+  site: SiteDescription,
+  dealt: Partial<Dealt> = {},
+  macs: Capabilities["macs"] = "fromAddress",
+): ClusterPlan {
   const privateSubnet = subnet(dealt.privateCidr ?? dealSubnet(wish.name, site));
   const publicIp = wish.publicIp ?? dealt.publicIp ?? dealPublicAddress(wish.name, site);
   if (publicIp !== dealt.publicIp) {
@@ -104,7 +139,7 @@ export function planCluster(wish: ClusterWish, site: SiteDescription, dealt: Par
       "Give more cpus to each with cpusPerNode",
     ).about("numCpus");
   }
-  const mac = site.macOf ?? macOf;
+  const mac = (ip: string) => (macs === "site" ? (dealt.macs?.get(ip) ?? SITE_DECIDES) : (site.macOf ?? macOf)(ip));
   const node = (
     name: string,
     privateIp: string,

@@ -46,11 +46,10 @@ export function computeNodeLifeCycle(): LifeCycle {
 }
 
 async function ensure(news: Properties, past: Past): Promise<Properties> {
-  const inputs = inputsOf(news);
-  const plan = { name: inputs.node, ...inputs };
-  return ensureNode(inputs, "compute", past, (record) =>
-    writeVcOut(computeVcOut(record.plan, plan, record.publicKeys), inputs.vcOutDialect ?? DEFAULT_DIALECT),
-  );
+  return ensureNode(inputsOf(news), "compute", past, (record, inputs) => {
+    const plan = { name: inputs.node, ...inputs };
+    return writeVcOut(computeVcOut(record.plan, plan, record.publicKeys), inputs.vcOutDialect ?? DEFAULT_DIALECT);
+  });
 }
 
 function inputsOf(news: Properties): ComputeNodeInputs {

@@ -89,8 +89,7 @@ export function frontendNodeLifeCycle(): LifeCycle {
 }
 
 async function ensure(news: Properties, past: Past): Promise<Properties> {
-  const inputs = inputsOf(news);
-  return ensureNode(inputs, "frontend", past, (record) => {
+  return ensureNode(inputsOf(news), "frontend", past, (record, inputs) => {
     const frontend: FrontendPlan = { ...record.plan.frontend, publicIp: inputs.publicIp, publicMac: inputs.publicMac };
     const vcOut = frontendVcOut({ ...record.plan, frontend, computes: inputs.computes }, [inputs.publicKey]);
     return writeVcOut(vcOut, inputs.vcOutDialect ?? DEFAULT_DIALECT);

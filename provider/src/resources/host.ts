@@ -29,7 +29,7 @@ export interface CheckFailure {
 
 export interface DiffResult {
   /** `undefined` lets the engine compare the inputs itself and name those that changed; `true` is for drift. */
-  readonly changes?: true | undefined;
+  readonly changes?: boolean | undefined;
   readonly replaces?: readonly string[];
   readonly deleteBeforeReplace?: boolean;
 }

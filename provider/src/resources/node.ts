@@ -14,8 +14,9 @@ import type {
 import { NotReady } from "../drivers/errors";
 import { addressOf } from "../drivers/registry";
 import { siteSettings } from "../drivers/settings";
+import { macsOf, SITE_DECIDES } from "../plan/plan";
 import { sha256 } from "../vc-out/digest";
-import { DIALECTS, type Dialect } from "../vc-out/vc-out";
+import { DIALECTS, type Dialect, type PlannedCompute } from "../vc-out/vc-out";
 import {
   belongsTo,
   clusterNameIn,
@@ -60,6 +61,13 @@ export interface NodeInputs extends NodeLocation, Shape {
   readonly timeouts?: Timeouts | undefined;
   /** In which its vc-out.xml is written. Default `B`. */
   readonly vcOutDialect?: Dialect | undefined;
+}
+
+/** What of a node's inputs only a frontend has. */
+interface FrontendsOwn {
+  readonly publicIp?: string;
+  readonly publicMac?: string;
+  readonly computes?: readonly PlannedCompute[];
 }
 
 export interface NodeOutputs extends NodeInputs {
@@ -134,7 +142,11 @@ export function checkNode<Schema extends z.ZodType>(
   // The program hands the node its slice of the plan as one value: the engine notes where each value comes from, at the
   // length of a URN each.
   const { __provider, slice, ...own } = news;
-  const given = { ...own, ...(isKnown(slice) ? (slice as object) : { slice }) };
+  const given: Record<string, unknown> = { ...own, ...(isKnown(slice) ? (slice as object) : { slice }) };
+  // What the site has decided once is no change where a plan, made without the site's record, leaves it open again.
+  for (const mac of ["privateMac", "publicMac"].filter((key) => given[key] === SITE_DECIDES && olds[key])) {
+    given[mac] = olds[mac];
+  }
   // Before the first `up` the cluster's id is unknown; all else is known then too.
   if (!isKnown({ ...given, clusterId: "" })) {
     return { inputs: news, failures: [] };
@@ -211,19 +223,20 @@ export function pastOf(olds: Properties): Past {
  * create and update are one road: whatever is there, the machine ends up as planned, and running and ready or off.
  * @throws PartialFailure when the machine is there and doesn't get ready
  */
-export async function ensureNode(
-  inputs: NodeInputs,
+export async function ensureNode<Inputs extends NodeInputs & FrontendsOwn>(
+  planned: Inputs,
   role: BootRequest["role"],
   past: Past,
-  vcOutOf: (record: ClusterRecord) => string,
+  vcOutOf: (record: ClusterRecord, inputs: Inputs) => string,
 ): Promise<Properties> {
-  const { driver, record } = await openExistingCluster(inputs);
+  const { driver, record } = await openExistingCluster(planned);
+  const inputs = decided(planned, record);
   const ref = { cluster: record, node: inputs.node };
   const progress = progressOf(record.name, inputs.node);
   const limits = { seconds: secondsOf(inputs, past), progress };
   const goal = inputs.waitFor ?? "ready";
   const power = inputs.power ?? "on";
-  const vcOut = vcOutOf(record);
+  const vcOut = vcOutOf(record, inputs);
   const request: BootRequest = {
     role,
     plan: planOf(inputs, role, record),
@@ -244,7 +257,8 @@ export async function ensureNode(
     const up = power === "on" ? goal : "off";
     sayBooted(booted, up, progress);
     if (up === "none" && booted === "created") {
-      return { ...inputs, stateVersion: 1, ready: true, state: "running" };
+      const outs: NodeOutputs = { ...inputs, stateVersion: 1, ready: true, state: "running" };
+      return { ...outs };
     }
     let machine = await observe(driver, inputs);
     // A running guest that offers no channel now can't say that it is ready either.
@@ -278,6 +292,21 @@ export async function ensureNode(
     }
     throw new PartialFailure(nodeId(inputs), outs, inputs as unknown as Properties, `${error.message}${tail}`);
   }
+}
+
+/** The inputs with MACs that only the site's record knows: those of the node, and of the computes that a frontend lists. */
+function decided<Inputs extends NodeInputs & FrontendsOwn>(inputs: Inputs, record: ClusterRecord): Inputs {
+  const macs = macsOf(record.plan);
+  const decide = (mac: string, ip = "") => (mac === SITE_DECIDES ? (macs.get(ip) ?? mac) : mac);
+  const { privateIp, privateMac, publicIp, publicMac, computes } = inputs;
+  return {
+    ...inputs,
+    privateMac: decide(privateMac, privateIp),
+    ...(publicMac !== undefined && { publicMac: decide(publicMac, publicIp) }),
+    ...(computes && {
+      computes: computes.map((one) => ({ ...one, privateMac: decide(one.privateMac, one.privateIp) })),
+    }),
+  };
 }
 
 function sayBooted(
@@ -402,7 +431,7 @@ async function observeNode({
 
 function driftOf(outs: NodeOutputs, machine: ObservedNode): string[] {
   return [
-    ...(machine.autostart === (outs.power !== "off")
+    ...(machine.autostart === undefined || machine.autostart === (outs.power !== "off")
       ? []
       : [machine.autostart ? "it would start with its host" : "it doesn't start with its host any more"]),
     ...(machine.nextStart

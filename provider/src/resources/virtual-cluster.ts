@@ -235,7 +235,10 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     if (ours && isKnown(news.plan)) {
       await announceVcOut(driver, ours, old, news as unknown as VirtualClusterInputs);
     }
-    return diffByPolicy(VIRTUAL_CLUSTER_POLICIES, olds, news, olds.ready !== true || drift.length > 0);
+    const result = diffByPolicy(VIRTUAL_CLUSTER_POLICIES, olds, news, olds.ready !== true || drift.length > 0);
+    // The engine compares with the old inputs, which don't know yet what the site has decided since.
+    const isKnownAlready = Object.entries(news).every(([key, value]) => same(olds[key], value));
+    return result.changes === undefined && isKnownAlready ? { ...result, changes: false } : result;
   }
 
   async function create(properties: Properties) {
@@ -255,11 +258,12 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     if (!held) {
       reverter.add(() => driver.release(record, { keepBaseImage: inputs.keepBaseImage, keepDisks: true }));
     }
+    const outs = outputsOf({ ...inputs, plan: await allocatedPlan(driver, inputs) }, record, keys);
     progress(`network ${inputs.plan.privateNetwork.cidr} and address ${inputs.plan.frontend.publicIp} are reserved`);
     await driver.fixImages(record, progress);
     reverter.succeed();
     proposals.settle(inputs.siteId, inputs.clusterName);
-    return { id: clusterIdOf(record), outs: outputsOf(inputs, record, keys) };
+    return { id: clusterIdOf(record), outs };
   }
 
   async function read(id: string, props: Properties) {
@@ -295,7 +299,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       mayHoldData: true,
     };
     const keys = await driver.allocate(record);
-    const outs = outputsOf(inputs, record, keys);
+    const outs = outputsOf({ ...inputs, plan: await allocatedPlan(driver, inputs) }, record, keys);
     try {
       await driver.fixImages(record, progress);
       if (inputs.power === "off") {
@@ -429,6 +433,11 @@ async function shutDown(driver: Driver, record: ClusterRecord, progress: Progres
   await Promise.all(nodes.filter((node) => node === "frontend").map(stop));
 }
 
+/** The plan as `allocate` wrote it down, with what only the site decides. */
+async function allocatedPlan(driver: Driver, { clusterName, plan }: VirtualClusterInputs): Promise<ClusterPlan> {
+  return driver.capabilities.macs === "site" ? ((await driver.find(clusterName))?.plan ?? plan) : plan;
+}
+
 /** Clusters that this process has seen in the state: one that is checked without it after that is being replaced. */
 const inState = new Set<string>();
 
@@ -454,12 +463,14 @@ async function plan(
   }
   const known = proposals.withOthers(description, wish.name);
   const dealt = held?.plan ?? old;
-  const planned = planCluster(wish, known, dealt && dealtOf(dealt));
+  const { macs, reserves } = driver.capabilities;
+  const planned = planCluster(wish, known, dealt && dealtOf(dealt), macs);
   const running = [...machines.values()].filter(({ state }) => state === "running");
-  if (wish.power === "on") {
-    refuseOversize(planned, known, running);
+  const present = reserves === "running" ? running : held ? nodesOf(held.plan) : [];
+  if (wish.power === "on" || reserves === "allocated") {
+    refuseOversize(planned, known, present);
   }
-  const [asked, used] = [sumOf(nodesOf(planned)), sumOf(running)];
+  const [asked, used] = [sumOf(nodesOf(planned)), sumOf(present)];
   const growth = { cpus: asked.cpus - used.cpus, memory: asked.memory - used.memory };
   proposals.propose(description.siteId, wish.name, planned, growth);
   return { siteId: description.siteId, plan: planned };

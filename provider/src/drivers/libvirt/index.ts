@@ -38,6 +38,8 @@ const CAPABILITIES: Capabilities = {
   liveResize: true,
   mergesNodes: false,
   readiness: true,
+  autostart: true,
+  reserves: "running",
   parallelNodes: 8,
 };
 

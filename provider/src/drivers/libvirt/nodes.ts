@@ -207,14 +207,24 @@ export class Nodes {
   async remove(ref: NodeRef, limits: StopLimits): Promise<void> {
     const name = domainName(ref);
     const [machine, record] = await Promise.all([this.machines.find(ref), this.clusters.find(ref.cluster.name)]);
+    const takeDisks = () => this.volumes.remove(diskVolume(name), consoleVolume(name), replacementVolume(name));
     if (machine) {
       await this.stop(machine, limits);
-      await this.undefine(machine);
     } else if (record) {
       // A disk without a machine says by its name alone whose it is.
       refuseForeign(`cluster ${record.name}`, record.mark, ref.cluster);
     }
-    await this.volumes.remove(diskVolume(name), consoleVolume(name), replacementVolume(name));
+    // What `read` shows goes last: then a compute that no state knows is seen until all of it is gone. A frontend's disk
+    // goes last, since with it a machine can be made again.
+    if (ref.node !== "frontend") {
+      await takeDisks();
+    }
+    if (machine) {
+      await this.undefine(machine);
+    }
+    if (ref.node === "frontend") {
+      await takeDisks();
+    }
     if (isOurs(record?.mark, ref.cluster)) {
       await this.clusters.removeUnusedBases(record?.formerBases ?? []);
     }

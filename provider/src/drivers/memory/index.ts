@@ -1,6 +1,6 @@
 import { setImmediate, setTimeout } from "node:timers/promises";
 import { overlap, subnet } from "../../plan/addresses";
-import { refuseOversize } from "../../plan/plan";
+import { type ClusterPlan, macsOf, refuseOversize, SITE_DECIDES, withMacs } from "../../plan/plan";
 import { sha256 } from "../../vc-out/digest";
 import { allDigestsOf, digestsOf, formerBases, withFormerBases } from "../bases";
 import { Batcher } from "../batcher";
@@ -36,6 +36,8 @@ const CAPABILITIES: Capabilities = {
   liveResize: true,
   mergesNodes: false,
   readiness: true,
+  autostart: true,
+  reserves: "running",
   parallelNodes: 8,
 };
 
@@ -49,13 +51,14 @@ const PUBLIC_NETWORK = {
 
 /** A site that lives in this process: for tests, and for trying a program without any machine. */
 export class MemoryDriver implements Driver {
-  readonly capabilities = CAPABILITIES;
+  readonly capabilities: Capabilities;
   private readonly site: MemorySite;
   private readonly locks = new SharedLocks();
   private readonly clustersRead: Batcher<string, ReadonlyMap<string, ObservedNode>>;
 
   constructor(settings: MemorySettings) {
     this.site = memorySite(settings.name);
+    this.capabilities = { ...CAPABILITIES, macs: settings.macs ?? CAPABILITIES.macs };
     this.clustersRead = new Batcher((names) => this.loadClusters(names), 0);
   }
 
@@ -157,18 +160,19 @@ export class MemoryDriver implements Driver {
     return this.site.machines.get(keyOf(node))?.console ?? "";
   }
 
-  async allocate(record: ClusterRecord): Promise<ClusterKeys> {
-    if (record.power !== "off") {
-      const own = [...(await this.read(record.name)).values()].filter(({ state }) => state === "running");
-      refuseOversize(record.plan, await this.describe(), own);
+  async allocate(wished: ClusterRecord): Promise<ClusterKeys> {
+    if (wished.power !== "off") {
+      const own = [...(await this.read(wished.name)).values()].filter(({ state }) => state === "running");
+      refuseOversize(wished.plan, await this.describe(), own);
     }
 
     // The network comes first: what follows belongs to the cluster that it records.
     await this.step("define network");
-    const present = this.recordOf(record.name);
+    const present = this.recordOf(wished.name);
     if (present) {
-      refuseForeign(`cluster ${record.name}`, present.mark, record);
+      refuseForeign(`cluster ${wished.name}`, present.mark, wished);
     }
+    const record = { ...wished, plan: this.decided(wished.plan, present?.plan) };
     this.refuseTakenSubnet(record);
     const ip = record.plan.frontend.publicIp;
     const formerIp = present?.plan.frontend.publicIp;
@@ -348,15 +352,29 @@ export class MemoryDriver implements Driver {
     this.site.ask();
     const record = this.recordOf(node.cluster.name);
     const machine = this.machineOf(node);
-    if (machine) {
-      await this.step("delete machine");
-      this.site.machines.delete(keyOf(node));
-    } else if (record) {
+    if (machine?.state === "running") {
+      await this.step("stop machine");
+      machine.state = "off";
+    } else if (!machine && record) {
       // A disk without a machine says by its name alone whose it is.
       refuseForeign(`cluster ${record.name}`, record.mark, node.cluster);
     }
-    await this.step("delete disk");
-    this.deleteDisk(keyOf(node));
+    const takeDisk = async () => {
+      await this.step("delete disk");
+      this.deleteDisk(keyOf(node));
+    };
+    // What `read` shows goes last: then a compute that no state knows is seen until all of it is gone. A frontend's disk
+    // goes last, since with it a machine can be made again.
+    if (node.node !== "frontend") {
+      await takeDisk();
+    }
+    if (machine) {
+      await this.step("delete machine");
+      this.site.machines.delete(keyOf(node));
+    }
+    if (node.node === "frontend") {
+      await takeDisk();
+    }
     await this.removeUnusedBases(record?.formerBases ?? []);
   }
 
@@ -365,7 +383,9 @@ export class MemoryDriver implements Driver {
     if (!this.site.keys.has(node.cluster.name)) {
       throw new NotFound(`the keys of cluster ${node.cluster.name}`, "it isn't allocated here", "Run `pulumi up`");
     }
-    const { cpus, memory, diskSize, privateMac } = request.plan;
+    const { cpus, memory, diskSize, privateIp } = request.plan;
+    const macs = macsOf(this.recordOf(node.cluster.name)?.plan ?? node.cluster.plan);
+    const macOf = (ip: string) => macs.get(ip) ?? "";
     const isData = this.site.disks.has(key) && this.site.machines.get(key)?.filling !== true;
     if (isData && request.role === "frontend" && !request.keepDisk) {
       throw new ForeignOwner(`disk ${key}`, "is there without a machine, and may hold data", "Set adopt: true");
@@ -375,7 +395,7 @@ export class MemoryDriver implements Driver {
     const machine: MemoryMachine = {
       shape: { cpus, memory },
       state: "off",
-      macs: "publicMac" in request.plan ? [privateMac, String(request.plan.publicMac)] : [privateMac],
+      macs: [privateIp, ...(request.role === "frontend" ? [node.cluster.plan.frontend.publicIp] : [])].map(macOf),
       autostart: request.power === "on",
       // Which vc-out.xml a kept disk has nobody knows.
       vcOut: isData && request.keepDisk ? "" : request.vcOut,
@@ -420,6 +440,15 @@ export class MemoryDriver implements Driver {
       });
     }
     return clusters;
+  }
+
+  /** The plan with a MAC wherever that is left to this site: the one it has decided on before, else a new one. */
+  private decided(plan: ClusterPlan, present: ClusterPlan | undefined): ClusterPlan {
+    const before = present ? macsOf(present) : new Map<string, string>();
+    const macs = [...macsOf(plan)].map(
+      ([ip, mac]) => [ip, mac === SITE_DECIDES ? (before.get(ip) ?? this.site.nextMac()) : mac] as const,
+    );
+    return withMacs(plan, new Map(macs));
   }
 
   private refuseTakenSubnet(record: ClusterRecord): void {

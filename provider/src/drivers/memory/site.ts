@@ -75,6 +75,11 @@ export class MemorySite {
     return `${kind}-${this.serial}`;
   }
 
+  nextMac(): string {
+    this.serial += 1;
+    return `0a:64:33:${[16, 8, 0].map((shift) => ((this.serial >> shift) & 0xff).toString(16).padStart(2, "0")).join(":")}`;
+  }
+
   newKeys(): ClusterKeys {
     const key = () => `ssh-ed25519 ${Buffer.from(this.nextId("key")).toString("base64")}`;
     return { hostKey: key(), rootKey: key() };

@@ -69,6 +69,8 @@ export class OpenNebulaDriver implements Driver {
       liveResize: false,
       mergesNodes: false,
       readiness: this.settings.readiness !== "running",
+      autostart: false,
+      reserves: "running",
       parallelNodes: 8,
     };
     const { endpoint = "" } = this.settings;

@@ -83,7 +83,6 @@ function observed(vm: Vm, image: Image | "gone" | undefined): ObservedNode {
     state: nodeStateOf(vm),
     machineId: String(vm.id),
     macs: vm.nics.map(({ mac }) => mac),
-    autostart: vm.attributes.get(TAG.power) !== "off",
     vcOutDigest: vm.attributes.get(TAG.vcOutDigest) ?? "",
     vcOutWaits: vm.attributes.get(TAG.vcOutWaits) === "YES",
     live: { cpus: { min: vm.cpus, max: vm.cpus }, memory: { min: vm.memory, max: vm.memory } },

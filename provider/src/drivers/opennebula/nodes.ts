@@ -64,9 +64,6 @@ export class Nodes {
     if (disk) {
       await this.images.markUsed(disk);
     }
-    if ((vm.attributes.get(TAG.power) === "off") !== (request.power === "off")) {
-      await this.client.append("vm", vm.id, { [TAG.power]: request.power });
-    }
     if (request.power === "off") {
       const isOff = phaseOf(vm) === "off";
       await this.stop(vm, request.stop);
@@ -201,7 +198,6 @@ export class Nodes {
       ...markTags(cluster.name, cluster.mark),
       ...nodeTags(node.node),
       ...vcOutTags(request.vcOut),
-      [TAG.power]: request.power,
     };
     await this.allocate(node, templateText(template), request.power === "off");
     if (disk) {

@@ -280,7 +280,6 @@ export const TAG = {
   base: "VC_BASE",
   /** Whether a machine has had the disk. */
   used: "VC_USED",
-  power: "VC_POWER",
   vcOutDigest: "VC_OUT_DIGEST",
   vcOutWaits: "VC_OUT_WAITS",
 } as const;

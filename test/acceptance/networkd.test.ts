@@ -1,0 +1,3 @@
+import { describeNetworkStack } from "./network-stacks";
+
+describeNetworkStack("networkd", "A");

@@ -1,0 +1,3 @@
+import { describeNetworkStack } from "../acceptance/network-stacks";
+
+describeNetworkStack("ifupdown", "B");
