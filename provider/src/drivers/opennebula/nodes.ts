@@ -91,8 +91,12 @@ export class Nodes {
       }
       const phase = phaseOf(vm);
       if (phase === "off" || phase === "paused" || phase === "failed") {
-        const state = phase === "off" ? "its machine is off" : `its machine ${stateInWords(vm)}`;
-        throw new NotReady(`node ${node.node}`, state, HINT, await this.diagnosisOf(vm));
+        throw new NotReady(
+          `node ${node.node}`,
+          phase === "off" ? "its machine is off" : `its machine ${stateInWords(vm)}`,
+          HINT,
+          await this.diagnosisOf(vm),
+        );
       }
       if (phase === "running" && (goal === "running" || (await this.isReady(vm, node)))) {
         return;
