@@ -20,66 +20,66 @@ const VISIBLE = -2;
 const ALL = -1;
 const NOT_DONE = -1;
 
+/** One list, asked for once and read once for all that want it at the same time. */
+class Shared<T> {
+  private readonly batcher: Batcher<"all", readonly T[]>;
+
+  constructor(load: () => Promise<readonly T[]>) {
+    this.batcher = new Batcher(async () => new Map([["all", await load()]]), TOGETHER_MS);
+  }
+
+  async get(): Promise<readonly T[]> {
+    return (await this.batcher.get("all")) ?? [];
+  }
+}
+
 /** The objects of the user whom we are at a site, as they are now. Questions asked at the same time share one request. */
 export class Pools {
-  private readonly all: Batcher<"vms" | "vnets" | "visibleVnets" | "images" | "templates", string>;
-  private readonly some: Batcher<number, Vm>;
+  private readonly allVms: Shared<Vm>;
+  private readonly ownVnets: Shared<Vnet>;
+  private readonly allVnets: Shared<Vnet>;
+  private readonly ownImages: Shared<Image>;
+  private readonly ownTemplates: Shared<VmTemplate>;
+  private readonly someVms: Batcher<number, Vm>;
 
-  constructor(private readonly client: OneClient) {
-    this.all = new Batcher(async (pools) => {
-      const load = async (pool: (typeof pools)[number]) => [pool, await this.load(pool)] as const;
-      return new Map(await Promise.all(pools.map(load)));
-    }, TOGETHER_MS);
-    this.some = new Batcher(async (ids) => {
-      const vms = parseVms(await this.client.text("vmpool.infoset", ids.join(","), true));
+  constructor(client: OneClient) {
+    const list = (method: string, filter: number, ...more: number[]) => client.text(method, filter, ALL, ALL, ...more);
+    this.allVms = new Shared(async () => parseVms(await list("vmpool.infoextended", MINE, NOT_DONE)));
+    this.ownVnets = new Shared(async () => parseVnets(await list("vnpool.info", MINE)));
+    this.allVnets = new Shared(async () => parseVnets(await list("vnpool.info", VISIBLE)));
+    this.ownImages = new Shared(async () => parseImages(await list("imagepool.info", MINE)));
+    this.ownTemplates = new Shared(async () => parseTemplates(await list("templatepool.info", MINE)));
+    this.someVms = new Batcher(async (ids) => {
+      const vms = parseVms(await client.text("vmpool.infoset", ids.join(","), true));
       return new Map(vms.map((vm) => [vm.id, vm]));
     }, TOGETHER_MS);
   }
 
   /** With the attributes that users gave them, which only the extended list has. One that is done is gone. */
   async vms(): Promise<Vm[]> {
-    return parseVms(await this.text("vms")).filter(({ state }) => state !== VM.DONE);
+    return (await this.allVms.get()).filter(({ state }) => state !== VM.DONE);
   }
 
   /** One machine; asked for many at the same time it is one request. Undefined when it is gone, or done. */
   async vm(id: number): Promise<Vm | undefined> {
-    const vm = await this.some.get(id);
+    const vm = await this.someVms.get(id);
     return vm?.state === VM.DONE ? undefined : vm;
   }
 
-  async vnets(): Promise<Vnet[]> {
-    return parseVnets(await this.text("vnets"));
+  vnets(): Promise<readonly Vnet[]> {
+    return this.ownVnets.get();
   }
 
   /** Others' too, as far as we may use them. */
-  async visibleVnets(): Promise<Vnet[]> {
-    return parseVnets(await this.text("visibleVnets"));
+  visibleVnets(): Promise<readonly Vnet[]> {
+    return this.allVnets.get();
   }
 
-  async images(): Promise<Image[]> {
-    return parseImages(await this.text("images"));
+  images(): Promise<readonly Image[]> {
+    return this.ownImages.get();
   }
 
-  async templates(): Promise<VmTemplate[]> {
-    return parseTemplates(await this.text("templates"));
-  }
-
-  private async text(pool: "vms" | "vnets" | "visibleVnets" | "images" | "templates"): Promise<string> {
-    return (await this.all.get(pool)) ?? "";
-  }
-
-  private load(pool: "vms" | "vnets" | "visibleVnets" | "images" | "templates"): Promise<string> {
-    switch (pool) {
-      case "vms":
-        return this.client.text("vmpool.infoextended", MINE, ALL, ALL, NOT_DONE);
-      case "vnets":
-        return this.client.text("vnpool.info", MINE, ALL, ALL);
-      case "visibleVnets":
-        return this.client.text("vnpool.info", VISIBLE, ALL, ALL);
-      case "images":
-        return this.client.text("imagepool.info", MINE, ALL, ALL);
-      case "templates":
-        return this.client.text("templatepool.info", MINE, ALL, ALL);
-    }
+  templates(): Promise<readonly VmTemplate[]> {
+    return this.ownTemplates.get();
   }
 }
