@@ -381,6 +381,15 @@ describe("OpenNebula, when things go wrong", function () {
     expect((machines()[0] as Machine).user.get("VC_ROLE")).to.deep.equal(["frontend"]);
   });
 
+  it("hands a machine that waits for a host its new vc-out.xml without waiting for one", async () => {
+    site.oned.faults.unschedulable = /compute/;
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    expect(await driver.reconfigure({ cluster, node: "compute-0" }, "<vc>new</vc>")).to.equal("live");
+    const encoded = machines()[0]?.context?.get("VC_OUT_XML_BASE64") ?? "";
+    expect(Buffer.from(encoded, "base64").toString()).to.equal("<vc>new</vc>");
+  });
+
   it("gives NICs in the standard's order, and computes the frontend as their gateway (gotcha 15)", async () => {
     const cluster = await allocated();
     await Promise.all([boot(cluster, "frontend"), boot(cluster, "compute-0")]);

@@ -363,7 +363,7 @@ export class Nodes {
     const vm = await this.present(id);
     const [disk] = vm.disks;
     if (disk && shape.diskSize !== undefined && shape.diskSize > disk.size) {
-      await this.settle(vm);
+      await this.settleDisk(vm);
       await this.client.call("vm.diskresize", id, disk.id, String(shape.diskSize));
       await this.settle(vm);
     }
@@ -380,8 +380,13 @@ export class Nodes {
     return "restarted";
   }
 
-  /** Waits until the machine is in a state that stays. */
+  /** Waits until the machine is on its way to another state no more; one that waits for a host may do so for ever. */
   private async settle({ id }: Vm): Promise<void> {
+    await this.change(id, "change", (now) => (phaseOf(now) === "changing" ? "wait" : "done"));
+  }
+
+  /** Waits until the machine's disk is where it will stay. */
+  private async settleDisk({ id }: Vm): Promise<void> {
     await this.change(id, "change", (now) => (["waiting", "changing"].includes(phaseOf(now)) ? "wait" : "done"));
   }
 

@@ -22,7 +22,8 @@ export class ConnectionLost extends Unreachable {}
 
 /** More connections than this only wait for each other. */
 const MOST_CONNECTIONS = 8;
-const TIMEOUT_SECONDS = 60;
+/** Registering an image takes a front-end that looks for a slow URL more than a minute and a half. */
+const TIMEOUT_SECONDS = 240;
 /** Larger than the pools of some thousand machines. */
 const MOST_BYTES = 64 * 1024 * 1024;
 
