@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
+import { kvmUsable } from "../../provider/src/default-site/kvm";
 import { home } from "../../provider/src/home";
 import { contextDisc } from "../unit/context-disc";
 import { VC_OUT_SAMPLES } from "../unit/guest-machine";
@@ -49,9 +50,7 @@ describe("a guest that is given its vc-out.xml on a context disc", function () {
           "-machine",
           "pc",
           "-accel",
-          "kvm",
-          "-accel",
-          "tcg",
+          kvmUsable() ? "kvm" : "tcg",
           "-m",
           "256",
           "-display",
@@ -60,7 +59,7 @@ describe("a guest that is given its vc-out.xml on a context disc", function () {
           "-vga",
           "std",
         ],
-        ...["-drive", `file=${disk},format=qcow2,if=virtio`],
+        ...["-drive", `file=${disk},format=qcow2,if=none,id=disk`, "-device", "virtio-blk-pci,drive=disk,bootindex=1"],
         ...["-drive", `file=${disc},format=raw,if=ide,media=cdrom,readonly=on,id=context`],
         ...["-serial", `file:${serial}`, "-qmp", `unix:${qmp},server=on,wait=off`],
         ...nics,
