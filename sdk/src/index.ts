@@ -2,5 +2,14 @@ export type { ClusterPlan, FrontendPlan, NodePlan } from "@virtual-cluster/provi
 export { Cluster, type ClusterArgs, type NodeSummary } from "./cluster";
 export { ComputeNode, type ComputeNodeArgs } from "./compute-node";
 export { FrontendNode, type FrontendNodeArgs } from "./frontend-node";
-export type { ClusterSettings, LibvirtSite, MemorySite, NodeShape, SiteArgs, Timeouts, WaitArgs } from "./types";
+export type {
+  ClusterSettings,
+  LibvirtSite,
+  MemorySite,
+  NodeShape,
+  OpenNebulaSite,
+  SiteArgs,
+  Timeouts,
+  WaitArgs,
+} from "./types";
 export { VirtualCluster, type VirtualClusterArgs } from "./virtual-cluster";

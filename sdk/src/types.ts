@@ -55,6 +55,47 @@ export interface LibvirtSite {
   sshConfig?: string;
 }
 
+/** An OpenNebula. Who we are there is configuration `virtual-cluster:oneAuth` (a secret), or `~/.one/one_auth`. */
+export interface OpenNebulaSite {
+  driver: "opennebula";
+  /** Address of its XML-RPC. Default: `ONE_XMLRPC`, else `http://localhost:2633/RPC2`. */
+  endpoint?: string;
+  /** Name or id of the virtual network that the frontend's public NIC joins. Default `public`. */
+  network?: string;
+  /** Name or id of the network template that private networks are made from. This, `privateAttributes` or `privateReservation`. */
+  privateTemplate?: string;
+  /** Attributes of private networks (`VN_MAD`, `PHYDEV` …), for an account that may make them without a template. */
+  privateAttributes?: Record<string, string>;
+  /** The OpenNebula cluster that such networks are made in, by id. */
+  privateCluster?: number;
+  /** Name or id of a network that clusters share: none is isolated from the others. */
+  privateReservation?: string;
+  /** Name or id of the image datastore. Default `default`. */
+  datastore?: string;
+  /** A folder of the front-end's, or a URL, below which each disk lies as `<digest>.raw`. Default: at the same path as here. */
+  images?: string;
+  /** Under which http address the front-end reaches this machine, `http://me.example.org:8330`: then disks come from here. */
+  imageServer?: string;
+  /** How it is learned that a node is ready. Default `running`: not at all. */
+  readiness?: "oneGate" | "ssh" | "running";
+  /** Physical cpus that each virtual one is promised. Default 1. */
+  cpuShare?: number;
+  /** `SCHED_REQUIREMENTS` of the machines. */
+  requirements?: string;
+  /** Public addresses to hand out: single ones, `first-last` ranges or CIDR. Default: all of the network's. */
+  publicAddresses?: string[];
+  /** Of the public network. Default: what the network says. */
+  netmask?: string;
+  gateway?: string;
+  dns?: string[];
+  /** Domain of the frontend's public name. Default `local`. */
+  domain?: string;
+  /** Where private subnets (/24) are cut from. Default `10.84.0.0/16`. */
+  privateRange?: string;
+  /** An ssh configuration file through which nodes are reached. */
+  sshConfig?: string;
+}
+
 /** A site that lives in the provider's process: to try a program without any machine. */
 export interface MemorySite {
   driver: "memory";
@@ -63,7 +104,7 @@ export interface MemorySite {
   macs?: "fromAddress" | "site";
 }
 
-export type SiteArgs = LibvirtSite | MemorySite;
+export type SiteArgs = LibvirtSite | OpenNebulaSite | MemorySite;
 
 /** What both `Cluster` and `VirtualCluster` take. */
 export interface ClusterSettings {

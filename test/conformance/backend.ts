@@ -15,6 +15,12 @@ export interface Backend {
   readonly otherImage: ImageRecord;
   /** Whether guests of these images get ready and take a new vc-out.xml while they run. */
   readonly guestsAnswer: boolean;
+  /** Whether a compute's disk outlives its machine, as a frontend's always does. */
+  readonly keepsComputeDisks: boolean;
+  /** Whether a network can be stopped and still be there. */
+  readonly networksStop: boolean;
+  /** Whether a running machine can be given another shape for its next start alone. */
+  readonly hasNextStart: boolean;
   /** At every which request an operation is interrupted: 1 where requests cost nothing. */
   readonly interruptEvery: number;
   /** MiB that a node of these images needs. */

@@ -86,6 +86,9 @@ export async function libvirtBackend(
     image: { vcName: "modern", frontend: modern, compute: modern },
     otherImage: { vcName: "other", frontend: plain, compute: other },
     guestsAnswer: false,
+    keepsComputeDisks: true,
+    networksStop: true,
+    hasNextStart: true,
     interruptEvery,
     memory: 64,
 

@@ -28,6 +28,9 @@ export async function memoryBackend(macs: "fromAddress" | "site" = "fromAddress"
     image: imageOf("image"),
     otherImage: imageOf("other image"),
     guestsAnswer: true,
+    keepsComputeDisks: true,
+    networksStop: true,
+    hasNextStart: true,
     interruptEvery: 1,
     memory: 512,
 

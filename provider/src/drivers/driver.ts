@@ -158,6 +158,8 @@ export interface SiteDescription {
   readonly privateRange: string;
   /** Subnets in use at the site, in CIDR notation. */
   readonly takenSubnets: ReadonlyMap<string, Holder>;
+  /** Which MAC goes with an address, where the site says so. Default: the one that we make from the address. */
+  readonly macOf?: (ip: string) => string;
 }
 
 export interface Capacity {
@@ -192,7 +194,7 @@ export interface ReleaseOptions {
 }
 
 /** How a new vc-out.xml reaches a guest. */
-export type Channel = "agent" | "ssh" | "nextBoot";
+export type Channel = "agent" | "ssh" | "context" | "nextBoot";
 
 /** What `survey` finds of one cluster. */
 export interface FoundCluster extends ClusterRef {

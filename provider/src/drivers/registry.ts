@@ -2,6 +2,7 @@ import type { SystemNeed } from "../setup/system-packages";
 import type { Driver } from "./driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "./libvirt";
 import { MemoryDriver } from "./memory";
+import { OpenNebulaDriver, resolveOpenNebulaSettings } from "./opennebula";
 import type { SiteSettings } from "./settings";
 
 /** One driver a site and process, so that calls made at the same time find each other and are made together. */
@@ -17,21 +18,42 @@ export function connect(settings: SiteSettings): Driver {
 
 /** Settings with every default filled in, as they are recorded. */
 export function resolveSettings(settings: SiteSettings): SiteSettings {
-  return settings.driver === "libvirt" ? resolveLibvirtSettings(settings) : settings;
+  switch (settings.driver) {
+    case "libvirt":
+      return resolveLibvirtSettings(settings);
+    case "opennebula":
+      return resolveOpenNebulaSettings(settings);
+    case "memory":
+      return settings;
+  }
 }
 
 /** As much of the settings as it takes to find a cluster's record, which holds the rest: what every node carries. */
 export function addressOf(settings: SiteSettings): SiteSettings {
-  return settings.driver === "libvirt" ? { driver: settings.driver, uri: settings.uri } : settings;
+  switch (settings.driver) {
+    case "libvirt":
+      return { driver: settings.driver, uri: settings.uri };
+    case "opennebula":
+      return { driver: settings.driver, endpoint: settings.endpoint };
+    case "memory":
+      return settings;
+  }
 }
 
 /** What of the settings can't change for a cluster: another place holds other things. The rest is how the place is used. */
 export function placeOf(settings: SiteSettings): unknown {
-  if (settings.driver !== "libvirt") {
-    return settings;
+  switch (settings.driver) {
+    case "libvirt": {
+      const { driver, uri, network, pool } = settings;
+      return { driver, uri, network, pool };
+    }
+    case "opennebula": {
+      const { driver, endpoint, network, datastore } = settings;
+      return { driver, endpoint, network, datastore };
+    }
+    case "memory":
+      return settings;
   }
-  const { driver, uri, network, pool } = settings;
-  return { driver, uri, network, pool };
 }
 
 /** Where the settings lead to, for people. */
@@ -39,8 +61,10 @@ export function siteName(settings: SiteSettings): string {
   switch (settings.driver) {
     case "libvirt":
       return settings.uri ?? "";
+    case "opennebula":
+      return settings.endpoint ?? "";
     case "memory":
-      return `memory ${settings.name}`;
+      return `${settings.driver} ${settings.name}`;
   }
 }
 
@@ -49,6 +73,7 @@ export function needsOf(settings: SiteSettings): readonly SystemNeed["purpose"][
   switch (settings.driver) {
     case "libvirt":
       return ["the libvirt driver"];
+    case "opennebula":
     case "memory":
       return [];
   }
@@ -58,6 +83,8 @@ function make(settings: SiteSettings): Driver {
   switch (settings.driver) {
     case "libvirt":
       return new LibvirtDriver(settings);
+    case "opennebula":
+      return new OpenNebulaDriver(settings);
     case "memory":
       return new MemoryDriver(settings);
   }

@@ -43,6 +43,48 @@ const libvirt = z.strictObject({
   sshConfig: z.string().min(1).optional(),
 });
 
+const publicAddresses = libvirt.shape.publicAddresses;
+const { netmask, gateway, dns, domain, privateRange, sshConfig } = libvirt.shape;
+
+const opennebula = z.strictObject({
+  driver: z.literal("opennebula"),
+  /** The address of its XML-RPC. Default: the environment's `ONE_XMLRPC`, else `http://localhost:2633/RPC2`. */
+  endpoint: z
+    .url({ protocol: /^https?$/, error: "must be an http(s) address such as http://one.example.org:2633/RPC2" })
+    .optional(),
+  /** Name or id of the virtual network that the frontend's public NIC joins. Default `public`. */
+  network: z.string().min(1).optional(),
+  /** Name or id of the network template that private networks are made from: what a plain user has. */
+  privateTemplate: z.string().min(1).optional(),
+  /** Attributes of private networks (`VN_MAD`, `PHYDEV`, `AUTOMATIC_VLAN_ID` …), for an account that may make them itself. */
+  privateAttributes: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.string()).optional(),
+  /** The OpenNebula cluster that such networks are made in, by id. Default: OpenNebula's default cluster. */
+  privateCluster: z.int().min(0).optional(),
+  /** Name or id of a network that all clusters share: each gets addresses of its own, and none is isolated from the others. */
+  privateReservation: z.string().min(1).optional(),
+  /** Name or id of the datastore for disks. Default `default`. */
+  datastore: z.string().min(1).optional(),
+  /**
+   * Where the front-end finds disks: one of its folders, or a URL, below which each lies as `<digest>.raw`. Default: at
+   * the same path as here.
+   */
+  images: z
+    .string()
+    .regex(/^(\/|https?:\/\/)/, "must be a folder or a URL")
+    .optional(),
+  /** Under which http address the front-end reaches this machine: then disks are served to it from here. */
+  imageServer: z
+    .url({ protocol: /^http$/, error: "must be an http address of this machine such as http://me.example.org:8330" })
+    .optional(),
+  /** How it is learned that a node is ready: `oneGate` (images with one-context), `ssh`, or `running`: not at all. Default `running`. */
+  readiness: z.enum(["oneGate", "ssh", "running"]).optional(),
+  /** Physical cpus that each virtual one is promised. Default 1. */
+  cpuShare: z.number().positive().max(1).optional(),
+  /** `SCHED_REQUIREMENTS` of machines, `CLUSTER_ID="100"` for instance. */
+  requirements: z.string().min(1).optional(),
+  ...{ publicAddresses, netmask, gateway, dns, domain, privateRange, sshConfig },
+});
+
 const memory = z.strictObject({
   driver: z.literal("memory"),
   /** Sites of the same name share their state within one process. */
@@ -52,8 +94,8 @@ const memory = z.strictObject({
 });
 
 /** Settings of a site, told apart by `driver`. */
-export const siteSettings = z.discriminatedUnion("driver", [libvirt, memory], {
-  error: ({ code }) => (code === "invalid_union" ? 'must be "libvirt" or "memory"' : undefined),
+export const siteSettings = z.discriminatedUnion("driver", [libvirt, opennebula, memory], {
+  error: ({ code }) => (code === "invalid_union" ? 'must be "libvirt", "opennebula" or "memory"' : undefined),
 });
 /** The same as people write them: the driver is `libvirt` unless they say another. */
 export const siteArgument = z.preprocess(
@@ -62,6 +104,7 @@ export const siteArgument = z.preprocess(
 );
 export type SiteSettings = z.output<typeof siteSettings>;
 export type LibvirtSettings = z.output<typeof libvirt>;
+export type OpenNebulaSettings = z.output<typeof opennebula>;
 export type MemorySettings = z.output<typeof memory>;
 
 function isObject(value: unknown): value is object {

@@ -139,7 +139,7 @@ export function planCluster(
       "Give more cpus to each with cpusPerNode",
     ).about("numCpus");
   }
-  const mac = (ip: string) => (macs === "site" ? (dealt.macs?.get(ip) ?? SITE_DECIDES) : macOf(ip));
+  const mac = (ip: string) => (macs === "site" ? (dealt.macs?.get(ip) ?? SITE_DECIDES) : (site.macOf ?? macOf)(ip));
   const node = (
     name: string,
     privateIp: string,

@@ -407,6 +407,7 @@ async function announceVcOut(
 const BY_CHANNEL: Readonly<Record<Channel, string>> = {
   agent: "goes through the guest agent, while it runs",
   ssh: "goes over ssh, while it runs",
+  context: "goes onto its context disc, while it runs",
   nextBoot: "waits for its next start, since its guest offers no channel now",
 };
 
@@ -581,7 +582,7 @@ function recordOf(inputs: VirtualClusterInputs, createdAt: string, image: ImageR
 
 function outputsOf(inputs: VirtualClusterInputs, record: ClusterRecord, keys: ClusterKeys): Properties {
   const { publicIp } = inputs.plan.frontend;
-  const sshConfig = inputs.site.driver === "libvirt" ? inputs.site.sshConfig : undefined;
+  const sshConfig = "sshConfig" in inputs.site ? inputs.site.sshConfig : undefined;
   const sshArguments = [
     ...(sshConfig ? ["-F", sshConfig] : []),
     ...["-o", `KnownHostsCommand=/bin/echo ${publicIp} ${keys.hostKey}`],

@@ -1,6 +1,7 @@
 import { socketUri } from "../../default-site/libvirt";
 import { sitePaths } from "../../default-site/paths";
 import { refuseOversize } from "../../plan/plan";
+import { BeatLocks } from "../beat-locks";
 import type {
   BootRequest,
   Capabilities,
@@ -22,7 +23,7 @@ import type {
 import type { LibvirtSettings } from "../settings";
 import { Clusters } from "./clusters";
 import { Guests } from "./guest";
-import { Locks } from "./locks";
+import { NetworkLocks } from "./locks";
 import { Machines } from "./machines";
 import { Nodes } from "./nodes";
 import { capacityOf, describeSite } from "./site";
@@ -65,7 +66,7 @@ export class LibvirtDriver implements Driver {
   private readonly clusters: Clusters;
   private readonly machines: Machines;
   private readonly nodes: Nodes;
-  private readonly locks: Locks;
+  private readonly locks: BeatLocks;
   private capabilitiesRead: Promise<HostCapabilities> | undefined;
 
   constructor(private readonly settings: LibvirtSettings) {
@@ -82,7 +83,7 @@ export class LibvirtDriver implements Driver {
     const guests = new Guests(this.virsh, sshConfig);
     this.nodes = new Nodes(this.virsh, this.machines, this.volumes, this.clusters, guests, () => this.host());
     // Runs of its own: a sign of life doesn't wait behind long transfers.
-    this.locks = new Locks(new Virsh(uri));
+    this.locks = new BeatLocks(new NetworkLocks(new Virsh(uri)));
   }
 
   async siteId(): Promise<string> {

@@ -7,6 +7,7 @@ import { type GuestChanges, injectInto, withOverlay } from "../../images/overlay
 import { KEY_FILES, nodeFiles } from "../../node-files/node-files";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { sha256 } from "../../vc-out/digest";
+import type { PrivateKeys } from "../cluster-keys";
 import type {
   BootRequest,
   Channel,
@@ -20,7 +21,7 @@ import type {
 import { ForeignOwner, NotFound, NotReady, SiteFailure } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import { Reverter } from "../reverter";
-import { baseVolume, type Clusters, type PrivateKeys } from "./clusters";
+import { baseVolume, type Clusters } from "./clusters";
 import type { Guests } from "./guest";
 import { diskVolume, lines, type Machine, type Machines } from "./machines";
 import { Shapes } from "./shapes";

@@ -4,7 +4,8 @@ import { XMLBuilder } from "fast-xml-parser";
 import { attribute, element, elements, parseXml, textOf, type XmlElement } from "../../images/xml";
 import { toNumber } from "../../plan/addresses";
 import type { FrontendPlan, NodePlan } from "../../plan/plan";
-import type { ClusterRecord, ClusterRef, DiskImage, Mark } from "../driver";
+import type { LockHolder } from "../beat-locks";
+import type { ClusterRecord, DiskImage, Mark } from "../driver";
 
 /** Namespace and version of what we write into `<metadata>`. */
 export const MARK_NAMESPACE = "urn:virtual-cluster:mark:1";
@@ -125,20 +126,6 @@ export function leaseXml(ip: string, { name, mark, plan }: Pick<ClusterRecord, "
 
 /** Name prefix of the networks that stand for locks. */
 export const LOCK_PREFIX = "vc-lock-";
-
-/** Who holds the lock of a cluster. */
-export interface LockHolder {
-  readonly mark: ClusterRef["mark"];
-  /** `user@host`, for people. */
-  readonly who: string;
-  /** Which boot of which host, so that a process id means something. */
-  readonly boot: string;
-  readonly pid: number;
-  /** When the process started, so that its id isn't taken for another's. */
-  readonly started: string;
-  /** Goes up as long as the holder lives. */
-  readonly beat: number;
-}
 
 /** The lock of a cluster: a network definition that is never started, and that only its holder's UUID can define again. */
 export function lockXml(cluster: string, uuid: string, holder: LockHolder): string {

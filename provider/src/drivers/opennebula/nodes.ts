@@ -1,0 +1,505 @@
+import { setTimeout } from "node:timers/promises";
+import { steadyProgress } from "../../setup/steady-progress";
+import { sha256 } from "../../vc-out/digest";
+import type { BootRequest, Channel, ClusterRecord, NodeRef, Shape, StopLimits, WaitLimits } from "../driver";
+import { AddressTaken, NotFound, NotReady, SiteFailure } from "../errors";
+import { refuseForeign } from "../ownership";
+import type { OpenNebulaSettings } from "../settings";
+import type { OneClient } from "./client";
+import type { Clusters } from "./clusters";
+import { contextOf, VC_OUT, vcOutTags } from "./context";
+import { type Images, mibOf, refuseForeignDisk } from "./images";
+import { type Machines, nodeTags } from "./machines";
+import { machineNameOf } from "./names";
+import type { Networks } from "./networks";
+import { IMAGE, type Image, markTags, TAG, type Vm } from "./objects";
+import type { Pools } from "./pools";
+import { WrongState } from "./refusals";
+import { base64, type Template, templateText } from "./template-text";
+import { complaintOf, phaseOf, stateInWords } from "./vm-states";
+import { ConnectionLost } from "./xml-rpc";
+
+/** Longer than the scheduler's window, and than a driver takes to move a machine from one state to another. */
+const CHANGE_SECONDS = 300;
+const FIRST_POLL_MS = 50;
+const POLL_MS = 1000;
+/** An action that was refused because of the state is tried again after this. */
+const AGAIN_MS = 1000;
+
+/** Machines: what the contract does with nodes. */
+export class Nodes {
+  constructor(
+    private readonly client: OneClient,
+    private readonly pools: Pools,
+    private readonly machines: Machines,
+    private readonly clusters: Clusters,
+    private readonly networks: Networks,
+    private readonly images: Images,
+    private readonly settings: OpenNebulaSettings,
+    /** Whether a guest answers over ssh. */
+    private readonly answersOverSsh: (node: NodeRef<ClusterRecord>) => Promise<boolean>,
+  ) {}
+
+  async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {
+    const [found, ...others] = await this.machines.of(node);
+    await Promise.all(others.map((vm) => this.terminate(vm, 0)));
+    let vm = found;
+    if (vm && (phaseOf(vm) === "failed" || phaseOf(vm) === "leaving")) {
+      // Only an admin may mend one that failed; a frontend's disk outlives it.
+      await this.terminate(vm, 0);
+      vm = undefined;
+    }
+    if (!vm) {
+      await this.create(node, request);
+      return "created";
+    }
+    const disk = await this.images.disk(node);
+    if (node.node === "frontend" && !disk) {
+      throw new NotFound(
+        "the frontend: its disk",
+        `image ${machineNameOf(node.cluster.name, node.node)} is gone behind its machine`,
+        "See whether the site's admin can bring it back; else remove the machine, and `pulumi up` makes both anew",
+      );
+    }
+    if (disk) {
+      await this.images.markUsed(disk);
+    }
+    if (request.power === "off") {
+      const isOff = phaseOf(vm) === "off";
+      await this.stop(vm, request.stop);
+      await this.reshape(vm.id, request.plan, request.stop);
+      return isOff ? "kept" : "stopped";
+    }
+    if (phaseOf(vm) === "off" || phaseOf(vm) === "paused") {
+      await this.reshape(vm.id, request.plan, request.stop);
+      await this.start(vm.id, request.vcOut);
+      return "started";
+    }
+    const resized = await this.reshape(vm.id, request.plan, request.stop);
+    await this.handOver(node, vm.id, request.vcOut);
+    return resized === "restarted" ? "started" : "kept";
+  }
+
+  async waitFor(node: NodeRef<ClusterRecord>, goal: "running" | "ready", limits: WaitLimits): Promise<void> {
+    const { id } = await this.existing(node);
+    const said = steadyProgress(limits.progress, 15_000);
+    const end = Date.now() + limits.seconds * 1000;
+    for (let pause = FIRST_POLL_MS; ; pause = Math.min(pause * 2, POLL_MS)) {
+      const vm = await this.pools.vm(id);
+      if (!vm) {
+        throw new NotFound(`node ${node.node}`, "its machine is gone", "Run `pulumi refresh`, then `pulumi up`");
+      }
+      const phase = phaseOf(vm);
+      if (phase === "off" || phase === "paused" || phase === "failed") {
+        throw new NotReady(
+          `node ${node.node}`,
+          phase === "off" ? "its machine is off" : `its machine ${stateInWords(vm)}`,
+          HINT,
+          await this.diagnosisOf(vm),
+        );
+      }
+      if (phase === "running" && (goal === "running" || (await this.isReady(vm, node)))) {
+        return;
+      }
+      if (Date.now() >= end) {
+        const state = phase === "running" ? "it runs, and hasn't said that it is ready" : `it ${stateInWords(vm)}`;
+        throw new NotReady(
+          `node ${node.node}`,
+          `not ${goal} after ${limits.seconds} s: ${state}`,
+          HINT,
+          await this.diagnosisOf(vm),
+        );
+      }
+      said(`waiting: its machine ${[stateInWords(vm), complaintOf(vm)].filter(Boolean).join(": ")}`);
+      await setTimeout(pause);
+    }
+  }
+
+  async channel(node: NodeRef<ClusterRecord>): Promise<Channel> {
+    const vm = await this.existing(node);
+    return (await this.takesContext(vm, node)) ? "context" : "nextBoot";
+  }
+
+  async reconfigure(node: NodeRef<ClusterRecord>, vcOut: string): Promise<"live" | "nextBoot"> {
+    const { id } = await this.existing(node);
+    return this.handOver(node, id, vcOut);
+  }
+
+  async resize(node: NodeRef, shape: Shape, limits: StopLimits): Promise<"live" | "restarted"> {
+    const { id } = await this.existing(node);
+    return this.reshape(id, shape, limits);
+  }
+
+  async shutdown(node: NodeRef, limits: StopLimits): Promise<void> {
+    await this.stop(await this.existing(node), limits);
+  }
+
+  async remove(node: NodeRef, { graceSeconds }: StopLimits): Promise<void> {
+    const vms = await this.machines.of(node);
+    await Promise.all(vms.map((vm) => this.terminate(vm, graceSeconds)));
+    const disk = await this.images.disk(node);
+    const record = await this.clusters.find(node.cluster.name).catch(() => undefined);
+    if (disk) {
+      refuseForeignDisk(disk, node.cluster);
+      await this.images.remove(disk);
+    } else if (record && vms.length === 0) {
+      refuseForeign(`cluster ${record.name}`, record.mark, node.cluster);
+    }
+    await this.clusters.removeUnusedBases(record?.formerBases ?? []);
+  }
+
+  /** Why a node isn't ready, as far as OpenNebula knows: it has no console for us. */
+  async diagnose({ cluster, node }: NodeRef): Promise<string> {
+    const [vm] = await this.machines.of({ cluster, node }).catch(() => []);
+    return vm ? this.diagnosisOf(vm) : "";
+  }
+
+  // ── A machine's life ─────────────────────────────────────────────────────────────────────────────────────────────
+
+  private async create(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
+    const { cluster } = node;
+    const image = cluster.image[request.role];
+    const [keys, vnet, lease, base] = await Promise.all([
+      this.clusters.keysOf(cluster.name),
+      this.networks.privateOf(cluster.name),
+      request.role === "frontend" ? this.networks.leaseOf(cluster.name) : undefined,
+      this.images.base(image.digest),
+    ]);
+    if (!vnet || !base || (request.role === "frontend" && !lease)) {
+      const missing = !vnet ? "private network" : !base ? "base image" : "public address";
+      throw new NotFound(
+        `cluster ${cluster.name}: its ${missing}`,
+        "isn't at the site",
+        "Run `pulumi up`, which makes it again",
+      );
+    }
+    const disk =
+      request.role === "frontend"
+        ? await this.images.ensureDisk(node, base, request.keepDisk, request.progress)
+        : undefined;
+    const template: Template = {
+      NAME: machineNameOf(cluster.name, node.node),
+      ...this.shapeOf(request.plan),
+      DISK: [diskOf(disk ?? base, image, request.plan)],
+      NIC: [
+        {
+          NETWORK_ID: vnet.id,
+          IP: request.plan.privateIp,
+          // Computes reach the outside through the frontend.
+          ...(request.role === "compute" && {
+            GATEWAY: cluster.plan.frontend.privateIp,
+            DNS: cluster.plan.publicNetwork.dns.join(" ") || undefined,
+          }),
+        },
+        ...(lease ? [{ NETWORK_ID: lease.id, IP: cluster.plan.frontend.publicIp }] : []),
+      ],
+      CONTEXT: contextOf(node.node, cluster, keys, request.vcOut, {
+        reportsReady: this.settings.readiness === "oneGate",
+      }),
+      GRAPHICS: { TYPE: "VNC", LISTEN: "127.0.0.1" },
+      OS: { ARCH: "x86_64", BOOT: "disk0" },
+      SCHED_REQUIREMENTS: this.settings.requirements,
+      ...markTags(cluster.name, cluster.mark),
+      ...nodeTags(node.node),
+      ...vcOutTags(request.vcOut),
+    };
+    await this.allocate(node, templateText(template), request.power === "off");
+    if (disk) {
+      await this.images.markUsed(disk);
+    }
+  }
+
+  /** Machines may share a name: a call whose answer got lost is only repeated when it has made none. */
+  private async allocate(node: NodeRef, template: string, onHold: boolean): Promise<void> {
+    const allocate = () => this.client.id("vm.allocate", template, onHold);
+    try {
+      await allocate();
+    } catch (error) {
+      if (error instanceof ConnectionLost) {
+        if ((await this.machines.of(node)).length === 0) {
+          await allocate();
+        }
+        return;
+      }
+      if (error instanceof AddressTaken) {
+        throw new AddressTaken(
+          `node ${node.node}`,
+          `OpenNebula doesn't give it its planned address: ${error.detail}`,
+          "See with `onevnet show` which machine has it; one that was just removed gives it back within seconds",
+        );
+      }
+      throw error;
+    }
+  }
+
+  /** Lets one that is off or paused run, with the vc-out.xml that waits for it. */
+  private async start(id: number, vcOut: string): Promise<void> {
+    const vm = await this.present(id);
+    const waits = vm.attributes.get(TAG.vcOutWaits) === "YES";
+    if (waits && vm.context.get(VC_OUT) !== base64(vcOut)) {
+      await this.updateContext(id, vcOut);
+    }
+    await this.change(id, "start", (now) => {
+      switch (phaseOf(now)) {
+        case "off":
+          return now.state === HOLD ? "release" : "resume";
+        case "paused":
+          return "resume";
+        case "failed":
+          throw stuck(now, "start");
+        default:
+          return "done";
+      }
+    });
+    if (waits) {
+      await this.client.append("vm", id, vcOutTags(vcOut));
+    }
+  }
+
+  private async stop({ id }: Vm, { graceSeconds }: StopLimits): Promise<void> {
+    const patience = Date.now() + graceSeconds * 1000;
+    let asked = false;
+    await this.change(
+      id,
+      "shut down",
+      (now) => {
+        switch (phaseOf(now)) {
+          case "off":
+          case "failed":
+          case "leaving":
+            return "done";
+          case "waiting":
+            return "hold";
+          case "paused":
+            return "resume";
+          case "running":
+          case "unknown":
+            // It says that it will, and may silently run on: then its power is taken.
+            if (Date.now() >= patience) {
+              return "poweroff-hard";
+            }
+            if (!asked) {
+              asked = true;
+              return "poweroff";
+            }
+            return "wait";
+          default:
+            return "wait";
+        }
+      },
+      graceSeconds,
+    );
+  }
+
+  /** Until it is gone: a machine that is on its way out still holds its image and its addresses. */
+  private async terminate({ id }: Vm, graceSeconds: number): Promise<void> {
+    const patience = Date.now() + graceSeconds * 1000;
+    let asked = false;
+    await this.change(
+      id,
+      "remove",
+      (now) => {
+        const phase = phaseOf(now);
+        if (Date.now() >= patience || phase !== "running") {
+          return phase === "leaving" && Date.now() < patience ? "wait" : "terminate-hard";
+        }
+        if (!asked) {
+          asked = true;
+          return "terminate";
+        }
+        return "wait";
+      },
+      graceSeconds,
+    );
+  }
+
+  /**
+   * Brings a machine to where `next` says `done`, action by action. An action's answer comes before its state changes, and
+   * may be refused in a state that passes: so it is looked at again and again, and none is repeated at once.
+   */
+  private async change(
+    id: number,
+    what: string,
+    next: (vm: Vm) => "done" | "wait" | Action,
+    graceSeconds = 0,
+  ): Promise<void> {
+    const end = Date.now() + (graceSeconds + CHANGE_SECONDS) * 1000;
+    let last: { readonly action: Action; readonly at: number } | undefined;
+    for (let pause = FIRST_POLL_MS; ; pause = Math.min(pause * 1.5, POLL_MS)) {
+      const vm = await this.pools.vm(id);
+      const step = vm ? next(vm) : "done";
+      if (step === "done") {
+        return;
+      }
+      if (vm && Date.now() > end) {
+        throw stuck(vm, what);
+      }
+      if (step !== "wait" && (last?.action !== step || Date.now() - last.at > AGAIN_MS)) {
+        last = { action: step, at: Date.now() };
+        await this.act(id, step);
+      }
+      await setTimeout(pause);
+    }
+  }
+
+  private async act(id: number, action: Action): Promise<void> {
+    try {
+      await this.client.call("vm.action", action, id);
+    } catch (error) {
+      // Its state changed meanwhile, or it is gone.
+      if (!(error instanceof WrongState || error instanceof NotFound)) {
+        throw error;
+      }
+    }
+  }
+
+  // ── Shape ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  private shapeOf({ cpus, memory }: Pick<Shape, "cpus" | "memory">): Template {
+    return { CPU: Number((cpus * (this.settings.cpuShare ?? 1)).toFixed(2)), VCPU: cpus, MEMORY: memory };
+  }
+
+  private async reshape(id: number, shape: Shape, limits: StopLimits): Promise<"live" | "restarted"> {
+    const vm = await this.present(id);
+    const [disk] = vm.disks;
+    if (disk && shape.diskSize !== undefined && shape.diskSize > disk.size) {
+      await this.settleDisk(vm);
+      await this.client.call("vm.diskresize", id, disk.id, String(shape.diskSize));
+      await this.settle(vm);
+    }
+    if (vm.cpus === shape.cpus && vm.memory === shape.memory) {
+      return "live";
+    }
+    const ran = !["off", "paused"].includes(phaseOf(vm));
+    await this.stop(vm, limits);
+    await this.client.call("vm.resize", id, templateText(this.shapeOf(shape)), true);
+    if (!ran) {
+      return "live";
+    }
+    await this.start(id, vcOutIn(await this.present(id)));
+    return "restarted";
+  }
+
+  /** Waits until the machine is on its way to another state no more; one that waits for a host may do so for ever. */
+  private async settle({ id }: Vm): Promise<void> {
+    await this.change(id, "change", (now) => (phaseOf(now) === "changing" ? "wait" : "done"));
+  }
+
+  /** Waits until the machine's disk is where it will stay. */
+  private async settleDisk({ id }: Vm): Promise<void> {
+    await this.change(id, "change", (now) => (["waiting", "changing"].includes(phaseOf(now)) ? "wait" : "done"));
+  }
+
+  // ── What the guest is told ───────────────────────────────────────────────────────────────────────────────────────
+
+  /** The context disc is made anew at once; a guest that isn't known to look at it does so at its next start. */
+  private async handOver(node: NodeRef<ClusterRecord>, id: number, vcOut: string): Promise<"live" | "nextBoot"> {
+    const vm = await this.present(id);
+    const live = await this.takesContext(vm, node);
+    const has = vm.context.get(VC_OUT) === base64(vcOut);
+    if (has && vm.attributes.get(TAG.vcOutDigest) === sha256(vcOut)) {
+      return phaseOf(vm) === "running" || phaseOf(vm) === "waiting" || phaseOf(vm) === "changing" ? "live" : "nextBoot";
+    }
+    if (!live) {
+      await this.client.append("vm", id, { [TAG.vcOutWaits]: "YES" });
+    }
+    if (!has) {
+      await this.updateContext(id, vcOut);
+    }
+    if (live) {
+      await this.client.append("vm", id, vcOutTags(vcOut));
+    }
+    return live ? "live" : "nextBoot";
+  }
+
+  /** Appending merges into CONTEXT; the default would take all other variables away. */
+  private async updateContext(id: number, vcOut: string): Promise<void> {
+    const text = templateText({ CONTEXT: { [VC_OUT]: base64(vcOut) } });
+    const end = Date.now() + CHANGE_SECONDS * 1000;
+    for (;;) {
+      await this.settle(await this.present(id));
+      try {
+        await this.client.call("vm.updateconf", id, text, 1);
+        // A running machine is busy with it for a moment.
+        await this.settle(await this.present(id));
+        return;
+      } catch (error) {
+        if (!(error instanceof WrongState) || Date.now() > end) {
+          throw error;
+        }
+        await setTimeout(POLL_MS);
+      }
+    }
+  }
+
+  private async takesContext(vm: Vm, node: NodeRef<ClusterRecord>): Promise<boolean> {
+    const phase = phaseOf(vm);
+    // One that hasn't begun to boot reads what is there when it does.
+    return phase === "waiting" || phase === "changing" || (phase === "running" && (await this.isReady(vm, node)));
+  }
+
+  private async isReady(vm: Vm, node: NodeRef<ClusterRecord>): Promise<boolean> {
+    switch (this.settings.readiness) {
+      case "oneGate":
+        return vm.attributes.get("READY") === "YES";
+      case "ssh":
+        return this.answersOverSsh(node);
+      default:
+        return true;
+    }
+  }
+
+  // ── Looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** @throws NotFound, ForeignOwner */
+  private async existing(node: NodeRef): Promise<Vm> {
+    const [vm] = await this.machines.of(node);
+    if (!vm) {
+      throw new NotFound(`node ${node.node}`, "its machine is gone", "Run `pulumi refresh`, then `pulumi up`");
+    }
+    return vm;
+  }
+
+  private async present(id: number): Promise<Vm> {
+    const vm = await this.pools.vm(id);
+    if (!vm) {
+      throw new NotFound(`machine ${id}`, "is gone", "Run `pulumi refresh`, then `pulumi up`");
+    }
+    return vm;
+  }
+
+  private async diagnosisOf(vm: Vm): Promise<string> {
+    const said = complaintOf(vm);
+    const isImage = vm.state === CLONING_FAILURE;
+    const image = isImage ? (await this.pools.images()).find(({ id }) => id === vm.disks[0]?.imageId) : undefined;
+    const ofImage = image?.state === IMAGE.ERROR ? (image.attributes.get("ERROR") ?? "") : "";
+    const complaints = [said, ofImage.replaceAll(/[^\x20-\x7e\n]/g, "?")].filter(Boolean);
+    return complaints.length > 0 || phaseOf(vm) === "failed"
+      ? [`OpenNebula: it ${stateInWords(vm)}`, ...complaints].join("\n")
+      : "";
+  }
+}
+
+type Action = "release" | "resume" | "hold" | "poweroff" | "poweroff-hard" | "terminate" | "terminate-hard";
+
+const HOLD = 2;
+const CLONING_FAILURE = 11;
+const HINT = "See what `onevm show` says of it; `pulumi up` tries this node again";
+
+function diskOf(disk: Image, image: ClusterRecord["image"]["frontend"], plan: BootRequest["plan"]) {
+  const size =
+    plan.diskSize !== undefined && plan.diskSize > Math.max(disk.size, mibOf(image)) ? plan.diskSize : undefined;
+  return { IMAGE_ID: disk.id, DEV_PREFIX: image.devices === "virtio" ? "vd" : "sd", SIZE: size };
+}
+
+function vcOutIn(vm: Vm): string {
+  return Buffer.from(vm.context.get(VC_OUT) ?? "", "base64").toString("utf8");
+}
+
+function stuck(vm: Vm, what: string): SiteFailure {
+  return new SiteFailure(
+    `machine ${vm.name}: OpenNebula could not ${what} it`,
+    [stateInWords(vm), complaintOf(vm)].filter(Boolean).join(": "),
+    "See what `onevm show` says of it; from some states only the site's admin can bring it back (`onevm recover`)",
+  );
+}

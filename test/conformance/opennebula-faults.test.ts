@@ -1,0 +1,531 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import type { ClusterRecord, NodeRef } from "../../provider/src/drivers/driver";
+import {
+  AddressTaken,
+  Contradiction,
+  Denied,
+  InvalidImage,
+  NoCapacity,
+  NotReady,
+  type VirtualClusterError,
+} from "../../provider/src/drivers/errors";
+import { OpenNebulaDriver } from "../../provider/src/drivers/opennebula";
+import { configureOneAuth } from "../../provider/src/drivers/opennebula/credentials";
+import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
+import { nodesOf, planCluster } from "../../provider/src/plan/plan";
+import { sha256 } from "../../provider/src/vc-out/digest";
+import { type StandInSite, standInSite } from "../stand-ins/opennebula/site";
+import { type Img, type Machine, NET, type Net, takeLease, VM } from "../stand-ins/opennebula/world";
+
+const SILENT = () => undefined;
+const AT_ONCE = { graceSeconds: 0 };
+
+describe("OpenNebula, when things go wrong", function () {
+  this.timeout(30_000);
+  let site: StandInSite;
+  let settings: OpenNebulaSettings;
+  let driver: OpenNebulaDriver;
+  let folder: string;
+  const homeBefore = process.env.VIRTUAL_CLUSTER_HOME;
+
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), "vc-one-"));
+    process.env.VIRTUAL_CLUSTER_HOME = folder;
+    site = await standInSite();
+    configureOneAuth(site.session);
+    settings = {
+      driver: "opennebula",
+      endpoint: site.endpoint,
+      privateTemplate: "vc-private",
+      datastore: "images",
+      images: "/images",
+      readiness: "oneGate",
+    };
+    driver = new OpenNebulaDriver(settings);
+  });
+
+  afterEach(async () => {
+    configureOneAuth(undefined);
+    process.env.VIRTUAL_CLUSTER_HOME = homeBefore;
+    if (homeBefore === undefined) {
+      delete process.env.VIRTUAL_CLUSTER_HOME;
+    }
+    await site.oned.stop();
+    await rm(folder, { recursive: true });
+  });
+
+  const machines = () => site.oned.world.all<Machine>("VM").filter(({ state }) => state !== VM.DONE);
+  const nets = () => site.oned.world.all<Net>("NET").filter(({ id }) => id > 0);
+
+  async function planned(computes = 1, publicIp?: string): Promise<ClusterRecord> {
+    const wish = {
+      name: "demo",
+      numCpus: computes,
+      cpusPerNode: 1,
+      memoryPerNode: 64,
+      frontend: { cpus: 1, memory: 64 },
+      publicIp,
+    };
+    const disk = (role: string) => ({
+      digest: sha256(role),
+      size: 16 * 1024 * 1024,
+      devices: "virtio" as const,
+      rootOffset: 1024 * 1024,
+    });
+    return {
+      name: "demo",
+      mark: {
+        version: 1,
+        owner: "o",
+        organization: "o",
+        project: "p",
+        stack: "s",
+        cluster: "c",
+        createdAt: "2024-02-29T12:00:00.000Z",
+      },
+      site: settings,
+      plan: planCluster(wish, await driver.describe()),
+      image: { vcName: "demo", frontend: disk("frontend"), compute: disk("compute") },
+      publicKeys: ["ssh-ed25519 AAAA tester"],
+    };
+  }
+
+  async function allocated(computes = 1): Promise<ClusterRecord> {
+    const record = await planned(computes);
+    await driver.allocate(record);
+    await driver.fixImages(record, SILENT);
+    return (await driver.find("demo")) as ClusterRecord;
+  }
+
+  const boot = (cluster: ClusterRecord, node: string) =>
+    driver.boot(
+      { cluster, node },
+      {
+        role: node === "frontend" ? "frontend" : "compute",
+        plan:
+          node === "frontend"
+            ? cluster.plan.frontend
+            : (cluster.plan.computes.find(({ name }) => name === node) as never),
+        vcOut: `<vc>${node}</vc>`,
+        keepDisk: false,
+        power: "on",
+        stop: AT_ONCE,
+        progress: SILENT,
+      },
+    );
+
+  async function thrown(work: Promise<unknown>): Promise<VirtualClusterError> {
+    return work.then(
+      () => expect.fail("nothing was thrown"),
+      (error) => error,
+    );
+  }
+
+  // ── Lost answers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+  for (const method of [
+    "vntemplate.instantiate",
+    "vn.reserve",
+    "template.allocate",
+    "image.allocate",
+    "image.clone",
+    "vm.allocate",
+  ]) {
+    it(`makes nothing twice when the answer to ${method} is lost`, async () => {
+      site.oned.faults.losesAnswerOf = { method, times: 1 };
+      const cluster = await allocated();
+      await boot(cluster, "frontend");
+      await boot(cluster, "compute-0");
+      expect(
+        machines()
+          .map(({ name }) => name)
+          .sort(),
+      ).to.deep.equal(["demo-compute-0", "demo-frontend"]);
+      expect(
+        nets()
+          .map(({ name }) => name)
+          .sort(),
+      ).to.deep.equal(["demo-private", "demo-public"]);
+      expect(site.oned.faults.losesAnswerOf.times).to.equal(0);
+    });
+  }
+
+  it("takes away what a repeated creation has left twice, since machines may share a name (gotcha 1)", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    const [first] = machines() as [Machine];
+    site.oned.world.add({ ...first, id: 99, user: new Map(first.user) });
+    expect((await driver.read("demo")).get("compute-0")?.machineId).to.equal(String(first.id));
+    await boot(cluster, "compute-0");
+    expect(machines().map(({ id }) => id)).to.deep.equal([first.id]);
+  });
+
+  it("takes a machine without our tags for somebody else's, whatever its name (gotcha 9)", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    machines()[0]?.user.clear(); // What `onevm update` without append does.
+    expect((await driver.read("demo")).get("compute-0")?.mark).to.equal(undefined);
+    expect((await thrown(boot(cluster, "compute-0"))).message).to.include("no mark");
+  });
+
+  // ── States ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  it("counts a machine that is done as gone, though it stays readable (gotcha 4)", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    await driver.remove({ cluster, node: "compute-0" }, AT_ONCE);
+    expect(site.oned.world.all<Machine>("VM").length).to.equal(1);
+    expect((await driver.read("demo")).size).to.equal(0);
+    await driver.remove({ cluster, node: "compute-0" }, AT_ONCE);
+  });
+
+  it("says what the scheduler says of a machine that it never places", async () => {
+    site.oned.faults.unschedulable = /compute/;
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    const lines: string[] = [];
+    const ref = { cluster, node: "compute-0" };
+    const error = (await thrown(
+      driver.waitFor(ref, "running", { seconds: 1, progress: (line) => lines.push(line) }),
+    )) as NotReady;
+    expect(error).to.be.instanceOf(NotReady);
+    expect(error.message).to.include("waits for the scheduler");
+    expect(error.diagnosis).to.include("No host meets SCHED_REQUIREMENTS");
+    expect(lines.length).to.be.greaterThan(0);
+    // One that waits can be turned off, and on again.
+    await driver.shutdown(ref, AT_ONCE);
+    expect((await driver.read("demo")).get("compute-0")?.state).to.equal("off");
+    site.oned.faults = {};
+    await boot(cluster, "compute-0");
+    await driver.waitFor(ref, "ready", { seconds: 5, progress: SILENT });
+  });
+
+  it("says why a machine doesn't boot, and makes it anew", async () => {
+    site.oned.faults.bootFails = /compute/;
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    const ref = { cluster, node: "compute-0" };
+    const error = (await thrown(driver.waitFor(ref, "running", { seconds: 20, progress: SILENT }))) as NotReady;
+    expect(error.message).to.include("could not be booted");
+    expect(error.diagnosis).to.include("DEPLOY");
+    expect((await driver.read("demo")).get("compute-0")?.state).to.equal("crashed");
+    site.oned.faults = {};
+    expect(await boot(cluster, "compute-0")).to.equal("created");
+    await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+  });
+
+  it("says of a machine whose image could not be copied what the image says", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    const [machine] = machines() as [Machine];
+    Object.assign(machine, { state: VM.CLONING_FAILURE, lcm: 0 });
+    const image = site.oned.world.find<Img>("IMAGE", Number(machine.disks[0]?.get("IMAGE_ID"))) as Img;
+    image.state = 5;
+    image.template.set("ERROR", ["the disk is full"]);
+    const error = (await thrown(
+      driver.waitFor({ cluster, node: "compute-0" }, "running", { seconds: 1, progress: SILENT }),
+    )) as NotReady;
+    expect(error.diagnosis).to.include("the disk is full");
+  });
+
+  it("ends a machine that silently runs on after a graceful stop, by force", async () => {
+    site.oned.delays.patience = 50;
+    site.oned.faults.ignoresStops = () => true;
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    await driver.waitFor({ cluster, node: "compute-0" }, "running", { seconds: 5, progress: SILENT });
+    await driver.remove({ cluster, node: "compute-0" }, { graceSeconds: 1 });
+    expect(machines().length).to.equal(0);
+    expect(site.oned.calls.filter((call) => call === "vm.action").length).to.be.lessThan(6);
+  });
+
+  for (const [state, lcm, name] of [
+    [8, 0, "off"],
+    [9, 0, "undeployed"],
+    [5, 0, "suspended"],
+    [4, 0, "stopped"],
+    [2, 0, "on hold"],
+    [3, 36, "failed to boot"],
+    [3, 12, "shutting down"],
+    [11, 0, "failed to be cloned"],
+  ] as const) {
+    it(`removes a machine that is ${name}`, async () => {
+      const cluster = await allocated();
+      await boot(cluster, "frontend");
+      await driver.waitFor({ cluster, node: "frontend" }, "running", { seconds: 5, progress: SILENT });
+      Object.assign(machines()[0] as Machine, { state, lcm });
+      await driver.remove({ cluster, node: "frontend" }, AT_ONCE);
+      expect(machines().length).to.equal(0);
+      expect(site.oned.world.all<Img>("IMAGE").some((image) => image.name === "demo-frontend")).to.equal(false);
+    });
+  }
+
+  // ── Networks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  it("waits for a network that is LOCKED for long before anything joins it", async () => {
+    site.oned.delays.network = 1500;
+    const started = Date.now();
+    const cluster = await allocated();
+    expect(Date.now() - started).to.be.greaterThan(1400);
+    await boot(cluster, "compute-0");
+    expect(machines().length).to.equal(1);
+  });
+
+  it("says why a network driver failed, and leaves nothing", async () => {
+    site.oned.faults.networkFails = /demo-private/;
+    expect((await thrown(planned().then((record) => driver.allocate(record)))).message).to.include(
+      "Error creating network",
+    );
+    expect(nets()).to.deep.equal([]);
+  });
+
+  it("verifies the addresses of a network that OpenNebula made without a word (gotcha 8)", async () => {
+    const record = await planned();
+    const instantiate = site.oned.finishNet.bind(site.oned);
+    site.oned.finishNet = (net) => instantiate(net, []);
+    expect((await thrown(driver.allocate(record))).message).to.include(record.plan.frontend.privateIp);
+    expect(nets()).to.deep.equal([]);
+  });
+
+  it("plans the MACs that OpenNebula gives (gotcha 14)", async () => {
+    const cluster = await allocated(2);
+    await Promise.all(["frontend", "compute-0", "compute-1"].map((node) => boot(cluster, node)));
+    const { frontend, computes } = cluster.plan;
+    const seen = await driver.read("demo");
+    expect(seen.get("frontend")?.macs).to.deep.equal([frontend.privateMac, frontend.publicMac]);
+    expect(frontend.publicMac).to.match(/^02:00:c6:33:64:/);
+    for (const { name, privateMac } of computes) {
+      expect(seen.get(name)?.macs).to.deep.equal([privateMac]);
+    }
+  });
+
+  it("plans with another address when somebody unseen has one (gotcha 15)", async () => {
+    const record = await planned();
+    const { publicIp } = record.plan.frontend;
+    const net = site.oned.world.get<Net>("NET", 0);
+    takeLease(net, "VM 4711", publicIp);
+    const error = await thrown(driver.allocate(record));
+    expect(error).to.be.instanceOf(AddressTaken);
+    expect(error.message).to.include(publicIp);
+    expect(nets()).to.deep.equal([]);
+    for (const { leases } of net.ranges) {
+      leases.clear(); // Even where a list doesn't show it.
+    }
+    expect((await planned()).plan.frontend.publicIp).to.not.equal(publicIp);
+  });
+
+  it("says that no public address is left", async () => {
+    const net = site.oned.world.get<Net>("NET", 0);
+    while (takeLease(net, "VM 4711")) {
+      // All of them.
+    }
+    expect(await thrown(driver.describe())).to.be.instanceOf(NoCapacity);
+  });
+
+  it("waits with a network until its machines are cleaned up (gotcha 5)", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    const removed = driver.remove({ cluster, node: "compute-0" }, AT_ONCE);
+    await driver.release(cluster, { keepBaseImage: false });
+    await removed;
+    expect(nets()).to.deep.equal([]);
+  });
+
+  // ── Images ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  it("reports an image that could not be copied with its own text (gotcha 11)", async () => {
+    site.oned.faults.imageFails = /vc-base/;
+    const record = await planned();
+    await driver.allocate(record);
+    const error = await thrown(driver.fixImages(record, SILENT));
+    expect(error).to.be.instanceOf(InvalidImage);
+    expect(error.message).to.include("Error copying image");
+    site.oned.faults = {};
+    await driver.fixImages(record, SILENT);
+  });
+
+  it("says of a path that the front-end doesn't have where to say it", async () => {
+    driver = new OpenNebulaDriver({ ...settings, images: "/nope" });
+    const record = await planned();
+    const error = await thrown(driver.fixImages(record, SILENT));
+    expect(error.hint).to.include("site.images");
+  });
+
+  it("gives the frontend a persistent disk of its own, computes shared ones (gotcha 12)", async () => {
+    const cluster = await allocated(2);
+    await Promise.all(["frontend", "compute-0", "compute-1"].map((node) => boot(cluster, node)));
+    const images = site.oned.world.all<Img>("IMAGE");
+    expect(images.find(({ name }) => name === "demo-frontend")).to.include({ persistent: true, state: 8 });
+    expect(images.filter(({ vms }) => vms.size === 2).map(({ persistent }) => persistent)).to.deep.equal([false]);
+    // Clones come with their source's attributes (gotcha 10).
+    expect((await driver.read("demo")).get("frontend")?.mark).to.deep.equal(cluster.mark);
+  });
+
+  // ── CONTEXT ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  it("keeps all else in CONTEXT when it changes the vc-out.xml (updateconf appends)", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "frontend");
+    const ref: NodeRef<ClusterRecord> = { cluster, node: "frontend" };
+    await driver.waitFor(ref, "ready", { seconds: 5, progress: SILENT });
+    const before = new Map((machines()[0] as Machine).context);
+    expect(await driver.reconfigure(ref, "<vc>new</vc>")).to.equal("live");
+    const after = new Map((machines()[0] as Machine).context);
+    expect(Buffer.from(after.get("VC_OUT_XML_BASE64") ?? "", "base64").toString()).to.equal("<vc>new</vc>");
+    for (const [name, value] of before) {
+      expect(after.get(name), name).to.equal(name === "VC_OUT_XML_BASE64" ? after.get(name) : value);
+    }
+    expect((machines()[0] as Machine).user.get("VC_ROLE")).to.deep.equal(["frontend"]);
+  });
+
+  it("hands a machine that waits for a host its new vc-out.xml without waiting for one", async () => {
+    site.oned.faults.unschedulable = /compute/;
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    expect(await driver.reconfigure({ cluster, node: "compute-0" }, "<vc>new</vc>")).to.equal("live");
+    const encoded = machines()[0]?.context?.get("VC_OUT_XML_BASE64") ?? "";
+    expect(Buffer.from(encoded, "base64").toString()).to.equal("<vc>new</vc>");
+  });
+
+  it("gives NICs in the standard's order, and computes the frontend as their gateway (gotcha 15)", async () => {
+    const cluster = await allocated();
+    await Promise.all([boot(cluster, "frontend"), boot(cluster, "compute-0")]);
+    const context = (node: string) => machines().find(({ name }) => name === `demo-${node}`)?.context;
+    const { frontend } = cluster.plan;
+    expect([context("frontend")?.get("ETH0_IP"), context("frontend")?.get("ETH1_IP")]).to.deep.equal([
+      frontend.privateIp,
+      frontend.publicIp,
+    ]);
+    expect([context("frontend")?.get("ETH0_GATEWAY"), context("frontend")?.get("ETH1_GATEWAY")]).to.deep.equal([
+      "",
+      "198.51.100.1",
+    ]);
+    expect(context("compute-0")?.get("ETH0_GATEWAY")).to.equal(frontend.privateIp);
+  });
+
+  it("keeps private keys where only their owner reads them", async () => {
+    await allocated();
+    const secrets = site.oned.world.all("TEMPLATE").filter(({ name }) => name === "demo-keys");
+    expect(secrets.map(({ permissions }) => permissions.slice(3))).to.deep.equal([[0, 0, 0, 0, 0, 0]]);
+    for (const net of nets()) {
+      const text = JSON.stringify(
+        [...net.template].map(([, values]) => values.map((value) => Buffer.from(String(value), "base64").toString())),
+      );
+      expect(text).to.not.include("PRIVATE KEY");
+    }
+  });
+
+  // ── Rights, quotas, settings ───────────────────────────────────────────────────────────────────────────────────────
+
+  it("names the missing rule in the preview", async () => {
+    site.oned.world.rules.pop(); // NET/* CREATE
+    const error = await thrown(driver.describe());
+    expect(error).to.be.instanceOf(Denied);
+    expect(error.hint).to.include('oneacl create "@100 NET/* CREATE"');
+  });
+
+  it("says what a network template or a datastore is that isn't there, and which there are", async () => {
+    const other = (change: Partial<OpenNebulaSettings>) => new OpenNebulaDriver({ ...settings, ...change }).describe();
+    expect((await thrown(other({ privateTemplate: "nope" }))).message).to.include("vc-private");
+    expect((await thrown(other({ datastore: "system" }))).message).to.include("images");
+    expect((await thrown(other({ network: "nope" }))).message).to.include("public");
+    const { privateTemplate: _, ...without } = settings;
+    expect(await thrown(new OpenNebulaDriver(without).describe())).to.be.instanceOf(Contradiction);
+  });
+
+  it("looks at quotas before: cpus, memory, machines", async () => {
+    site.user.quotas.set("VM/CPU", 3);
+    const { cpus } = await driver.describe();
+    expect([cpus.total, cpus.free]).to.deep.equal([3, 3]);
+    expect(await thrown(planned(3).then((record) => driver.allocate(record)))).to.be.instanceOf(NoCapacity);
+    site.user.quotas.set("VM/CPU", 30).set("VM/VMS", 2);
+    expect((await thrown(planned(3).then((record) => driver.allocate(record)))).message).to.include("machines");
+  });
+
+  it("doesn't refuse what nobody tells it: a plain user sees no hosts", async () => {
+    site.user.quotas.clear();
+    const { cpus, memory } = await driver.describe();
+    expect([cpus.free, memory.free, cpus.perNode]).to.deep.equal([
+      Number.POSITIVE_INFINITY,
+      Number.POSITIVE_INFINITY,
+      Number.POSITIVE_INFINITY,
+    ]);
+    await driver.allocate(await planned(40));
+  });
+
+  it("sees hosts as an admin, and makes networks without a template", async () => {
+    configureOneAuth(site.adminSession);
+    const { privateTemplate: _, ...rest } = settings;
+    driver = new OpenNebulaDriver({
+      ...rest,
+      privateAttributes: { VN_MAD: "vxlan", PHYDEV: "eth1", AUTOMATIC_VLAN_ID: "YES" },
+      privateCluster: 100,
+    });
+    expect((await driver.describe()).cpus).to.deep.equal({ total: 24, free: 24, perNode: 8 });
+    const cluster = await allocated();
+    expect(nets().find(({ name }) => name === "demo-private")?.automaticVlan).to.equal(true);
+    await boot(cluster, "frontend");
+    await driver.remove({ cluster, node: "frontend" }, AT_ONCE);
+    await driver.release(cluster, { keepBaseImage: false });
+  });
+
+  it("takes private networks out of a shared one, with its MACs", async () => {
+    const shared = site.oned.world.get<Net>("NET", 0);
+    const template = new Map([
+      ["VN_MAD", ["dummy"]],
+      ["BRIDGE", ["shared"]],
+    ]);
+    const range = {
+      id: 0,
+      ip: "10.84.0.1",
+      mac: "02:00:0a:54:00:01",
+      size: 65_000,
+      next: 0,
+      leases: new Map<string, string>(),
+    };
+    site.oned.world.add({ ...shared, id: 900, name: "shared", template, ranges: [range], state: NET.READY });
+    const { privateTemplate: _, ...rest } = settings;
+    driver = new OpenNebulaDriver({ ...rest, privateReservation: "shared" });
+    const cluster = await allocated();
+    await Promise.all([boot(cluster, "frontend"), boot(cluster, "compute-0")]);
+    const seen = await driver.read("demo");
+    for (const { name, privateMac } of cluster.plan.computes) {
+      expect(privateMac).to.match(/^02:00:/);
+      expect(seen.get(name)?.macs).to.deep.equal([privateMac]);
+    }
+  });
+
+  // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  it("needs a bounded number of requests for 1+32, and none per node to wait for them", async () => {
+    const record = await planned(32);
+    const before = site.oned.requests;
+    await driver.allocate(record);
+    await driver.fixImages(record, SILENT);
+    const cluster = (await driver.find("demo")) as ClusterRecord;
+    const nodes = ["frontend", ...cluster.plan.computes.map(({ name }) => name)];
+    await boot(cluster, "frontend");
+    const computes = nodes.slice(1);
+    // As the resources do: eight at a time.
+    await Promise.all(
+      Array.from({ length: 8 }, async () => {
+        for (let node = computes.shift(); node; node = computes.shift()) {
+          await boot(cluster, node);
+        }
+      }),
+    );
+    const made = site.oned.requests - before;
+    expect(nodesOf(cluster.plan).length).to.equal(33);
+    expect(made, "33 machines, and what is looked up for eight at a time").to.be.lessThan(33 + 120);
+
+    const waiting = site.oned.requests;
+    await Promise.all(
+      nodes.map((node) => driver.waitFor({ cluster, node }, "ready", { seconds: 10, progress: SILENT })),
+    );
+    expect(site.oned.requests - waiting).to.be.lessThan(20);
+    expect(site.oned.mostAtOnce).to.be.at.most(8);
+  });
+});

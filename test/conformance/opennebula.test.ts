@@ -1,0 +1,4 @@
+import { openNebulaBackend } from "./opennebula";
+import { describeConformance } from "./suite";
+
+describeConformance("opennebula", openNebulaBackend);
