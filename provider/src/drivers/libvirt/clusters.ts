@@ -1,7 +1,6 @@
-import { readFile, rm, stat, writeFile } from "node:fs/promises";
+import { rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { execa } from "execa";
 import { hashOf, locateDisk } from "../../images/disk";
 import { steadyProgress } from "../../setup/steady-progress";
 import { inTemporaryFolder, makeTemporaryFolder } from "../../temporary-folder";
@@ -9,24 +8,14 @@ import { allDigestsOf, digestsOf, formerBases, withFormerBases } from "../bases"
 import { Batcher } from "../batcher";
 import type { ClusterKeys, ClusterRecord, ClusterRef, DiskImage, Progress } from "../driver";
 import { AddressTaken, ForeignOwner, NotFound } from "../errors";
+import { makeKeys, type PrivateKeys, parseKeys, publicHalves } from "../keys";
 import { isOurs, refuseForeign } from "../ownership";
 import { allDone, Reverter } from "../reverter";
+import { reporting } from "../transfer";
 import { listNetworks } from "./site";
-import { reporting } from "./transfer";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
 import { clusterNetworkXml, LEASE_PREFIX, leaseXml, type ObservedNetwork, parseNetwork, REPLUG_PREFIX } from "./xml";
-
-/** The cluster's own key pairs as they lie in its keys volume. */
-export interface PrivateKeys {
-  readonly hostKey: KeyPair;
-  readonly rootKey: KeyPair;
-}
-
-export interface KeyPair {
-  readonly private: string;
-  readonly public: string;
-}
 
 /** What the engine asks at once arrives within this time. */
 export const TOGETHER_MS = 12;
@@ -109,7 +98,7 @@ export class Clusters {
     };
     const [keys] = await allDone(makeKeys(), lease(), this.startNetwork(record.name));
 
-    const publicKeys = { hostKey: keys.hostKey.public, rootKey: keys.rootKey.public };
+    const publicKeys = publicHalves(keys);
     const written = withFormerBases({ ...record, keys: publicKeys }, former);
     await this.virsh.runWithFile(["net-define"], clusterNetworkXml(written));
     reverter.succeed();
@@ -471,28 +460,4 @@ function keysVolume(cluster: string): string {
 /** The bytes that a file of this machine holds, holes left out. */
 async function allocatedHere(file: string): Promise<number> {
   return (await stat(file)).blocks * 512;
-}
-
-async function makeKeys(cluster: string): Promise<PrivateKeys> {
-  const [hostKey, rootKey] = await Promise.all([makeKeyPair("host"), makeKeyPair(`root@${cluster}`)]);
-  return { hostKey, rootKey };
-}
-
-async function makeKeyPair(comment: string): Promise<KeyPair> {
-  return inTemporaryFolder(async (folder) => {
-    const file = join(folder, "key");
-    await execa("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", file], { stdin: "ignore" });
-    const [secret, open] = await Promise.all([readFile(file, "utf8"), readFile(`${file}.pub`, "utf8")]);
-    return { private: secret, public: open.trim().split(" ").slice(0, 2).join(" ") };
-  });
-}
-
-function parseKeys(content: string | undefined): PrivateKeys | undefined {
-  try {
-    const keys = JSON.parse(content ?? "") as Partial<PrivateKeys>;
-    const whole = [keys.hostKey, keys.rootKey].every((pair) => pair?.private && pair.public);
-    return whole ? (keys as PrivateKeys) : undefined;
-  } catch {
-    return undefined;
-  }
 }

@@ -1,13 +1,10 @@
 import { setTimeout } from "node:timers/promises";
-import { execa } from "execa";
-import { shellWord, withoutTokens } from "../../shell-word";
 import { Batcher } from "../batcher";
 import type { Channel, ClusterRecord, WaitLimits } from "../driver";
 import { NotReady, SiteFailure } from "../errors";
+import { GUEST_PROGRAM, type GuestSsh } from "../guest-ssh";
 import type { Virsh } from "./virsh";
 
-/** The guest program of our images. */
-const GUEST_PROGRAM = "/usr/sbin/vc-guest";
 const AGENT_SECONDS = 3;
 /** An agent that isn't there yet is no failure. */
 const TOLERANT = { tolerant: true };
@@ -37,7 +34,7 @@ export class Guests {
 
   constructor(
     private readonly virsh: Virsh,
-    private readonly sshConfig: string | undefined,
+    private readonly ssh: GuestSsh,
   ) {
     this.statuses = new Batcher((domains) => this.loadStatuses(domains), 100);
   }
@@ -81,7 +78,7 @@ export class Guests {
       const silent = status.kind === "silent" || status.kind === "foreign";
       if (silent && elapsed() - sshTried > (sshTried ? SSH_EVERY_SECONDS : sshAfter)) {
         sshTried = elapsed();
-        if (await this.sshAnswers(node, cluster)) {
+        if (await this.ssh.answers(node, cluster)) {
           return;
         }
       }
@@ -99,8 +96,7 @@ export class Guests {
     if ((await this.status(domain)).kind === "guest") {
       return "agent";
     }
-    const { exitCode } = await this.ssh(node, cluster, ["test", "-x", GUEST_PROGRAM]);
-    return exitCode === 0 ? "ssh" : "nextBoot";
+    return (await this.ssh.hasGuestProgram(node, cluster)) ? "ssh" : "nextBoot";
   }
 
   /** Lets the root file system fill a disk that has grown. A guest that can't be asked does so when it boots. */
@@ -128,7 +124,7 @@ export class Guests {
   async replaceVcOut(domain: string, node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
     const result = await this.execute(domain, GUEST_PROGRAM, ["replace"], vcOut);
     if (!result) {
-      return this.replaceOverSsh(node, cluster, vcOut);
+      return this.ssh.replaceVcOut(node, cluster, vcOut);
     }
     if (result.exitCode !== 0) {
       throw new SiteFailure(
@@ -219,63 +215,6 @@ export class Guests {
     }
     return statuses;
   }
-
-  /** An answer of any kind will do, a refusal of our key included: sshd runs, so the network is configured. */
-  private async sshAnswers(node: string, cluster: ClusterRecord): Promise<boolean> {
-    const { exitCode, stderr } = await this.ssh(node, cluster, ["true"]);
-    return exitCode === 0 || isAnswerOf(addressOf(node, cluster), stderr);
-  }
-
-  private async replaceOverSsh(node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
-    const { exitCode } = await this.ssh(node, cluster, [GUEST_PROGRAM, "replace"], { input: vcOut, seconds: 120 });
-    return exitCode === 0;
-  }
-
-  private async ssh(
-    node: string,
-    cluster: ClusterRecord,
-    command: readonly string[],
-    { input = "", seconds = 20 }: { readonly input?: string; readonly seconds?: number } = {},
-  ): Promise<{ readonly exitCode: number | undefined; readonly stderr: string }> {
-    const { exitCode, stderr } = await execa("ssh", [...this.sshArguments(node, cluster), ...command], {
-      reject: false,
-      input,
-      timeout: seconds * 1000,
-    });
-    return { exitCode, stderr: stderr ?? "" };
-  }
-
-  private sshArguments(node: string, cluster: ClusterRecord): string[] {
-    const frontend = cluster.plan.frontend.publicIp;
-    const address = addressOf(node, cluster);
-    // Not ProxyJump: that would know nothing of these options.
-    const jump = ["ssh", ...this.sshOptions(frontend, cluster).map(withoutTokens), "-W", "%h:%p", `root@${frontend}`];
-    return [
-      ...this.sshOptions(address, cluster),
-      ...(address === frontend ? [] : ["-o", `ProxyCommand=${jump.map(shellWord).join(" ")}`]),
-      `root@${address}`,
-    ];
-  }
-
-  private sshOptions(address: string, { keys }: ClusterRecord): string[] {
-    return [
-      ...(this.sshConfig ? ["-F", this.sshConfig] : []),
-      ...["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "StrictHostKeyChecking=yes"],
-      // All nodes of a cluster show the same key.
-      ...(keys ? ["-o", `KnownHostsCommand=/bin/echo ${address} ${keys.hostKey}`] : []),
-    ];
-  }
-}
-
-function addressOf(node: string, { plan }: ClusterRecord): string {
-  return plan.computes.find(({ name }) => name === node)?.privateIp ?? plan.frontend.publicIp;
-}
-
-/** Whether sshd at this very address has said something: one on the way there may refuse us too. */
-export function isAnswerOf(address: string, stderr: string): boolean {
-  return [`root@${address}: Permission denied`, `key is known for ${address} `, `key for ${address} has changed`].some(
-    (words) => stderr.includes(words),
-  );
 }
 
 const HINT = "Look at the console above; `pulumi up` tries this node again";

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import pLimit from "p-limit";
-import { type GuestFile, injectInto, withOverlay } from "../../images/overlay";
+import { injectInto, withOverlay } from "../../images/overlay";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { sha256 } from "../../vc-out/digest";
 import type {
@@ -17,9 +17,10 @@ import type {
   WaitLimits,
 } from "../driver";
 import { ForeignOwner, NotFound, NotReady, SiteFailure } from "../errors";
+import { guestFiles, KEY_FILES, type PrivateKeys, vcOutFile } from "../keys";
 import { isOurs, refuseForeign } from "../ownership";
 import { Reverter } from "../reverter";
-import { baseVolume, type Clusters, type PrivateKeys } from "./clusters";
+import { baseVolume, type Clusters } from "./clusters";
 import type { Guests } from "./guest";
 import { diskVolume, lines, type Machine, type Machines } from "./machines";
 import { Shapes } from "./shapes";
@@ -41,13 +42,6 @@ const PARALLEL_STARTS = 4;
 const COPY_SECONDS = 6 * 3600;
 const MIB = 1024 * 1024;
 const MOST_CONSOLE = 4 * 1024 * 1024;
-/** Where the cluster's own keys lie in a guest. */
-const KEY_FILES = {
-  rootKey: "/etc/vc/id_ed25519",
-  rootPublic: "/etc/vc/id_ed25519.pub",
-  hostKey: "/etc/vc/ssh_host_ed25519_key",
-  hostPublic: "/etc/vc/ssh_host_ed25519_key.pub",
-} as const;
 
 /** The machines of clusters: each one domain, its overlay volume and its console's log. */
 export class Nodes {
@@ -409,13 +403,7 @@ export class Nodes {
     const image = ref.cluster.image[request.role];
     const keys = await this.clusters.keysOf(ref.cluster.name);
     return this.clusters.withLocalBase(image, request.progress, async (base) => {
-      const files = [
-        vcOutFile(request.vcOut),
-        { path: KEY_FILES.rootKey, content: keys.rootKey.private, mode: 0o600 },
-        { path: KEY_FILES.rootPublic, content: `${keys.rootKey.public}\n`, mode: 0o644 },
-        { path: KEY_FILES.hostKey, content: keys.hostKey.private, mode: 0o600 },
-        { path: KEY_FILES.hostPublic, content: `${keys.hostKey.public}\n`, mode: 0o644 },
-      ];
+      const files = guestFiles(request.vcOut, keys);
       const size = Math.max(image.size, (request.plan.diskSize ?? 0) * MIB);
       const overlay = { base, baseAtSite, size, rootOffset: image.rootOffset, files };
       return withOverlay(overlay, async (file, bytes) => {
@@ -563,10 +551,6 @@ function markOf(ref: NodeRef<ClusterRecord>, what: MarkContent): NodeMark {
 /** The command that writes a machine's mark. */
 function setMetadata(name: string, mark: NodeMark, where: readonly string[]): string[] {
   return ["metadata", name, MARK_NAMESPACE, "--key", "vc", "--set", nodeMetadataXml(mark), ...where];
-}
-
-function vcOutFile(content: string): GuestFile {
-  return { path: "/root/vc-out.xml", content, mode: 0o644 };
 }
 
 function domainName({ cluster, node }: NodeRef): string {
