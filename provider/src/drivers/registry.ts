@@ -1,6 +1,7 @@
 import type { Driver } from "./driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "./libvirt";
 import { MemoryDriver } from "./memory";
+import { RocksDriver } from "./rocks";
 import type { SiteSettings } from "./settings";
 
 /** One driver a site and process, so that calls made at the same time find each other and are made together. */
@@ -26,17 +27,43 @@ export function addressOf(settings: SiteSettings): SiteSettings {
 
 /** What of the settings can't change for a cluster: another place holds other things. The rest is how the place is used. */
 export function placeOf(settings: SiteSettings): unknown {
-  if (settings.driver !== "libvirt") {
-    return settings;
+  switch (settings.driver) {
+    case "libvirt": {
+      const { driver, uri, network, pool } = settings;
+      return { driver, uri, network, pool };
+    }
+    case "rocks": {
+      const { driver, ssh, diskFolder } = settings;
+      return { driver, ssh, diskFolder };
+    }
+    case "memory":
+      return settings;
   }
-  const { driver, uri, network, pool } = settings;
-  return { driver, uri, network, pool };
+}
+
+/** Where the settings lead to, for people. */
+export function siteName(settings: SiteSettings): string {
+  switch (settings.driver) {
+    case "libvirt":
+      return settings.uri ?? "";
+    case "rocks":
+      return `rocks ${settings.ssh ?? "on this machine"}`;
+    case "memory":
+      return `memory ${settings.name}`;
+  }
+}
+
+/** An ssh configuration through which the site's nodes are reached. */
+export function sshConfigOf(settings: SiteSettings): string | undefined {
+  return settings.driver === "memory" ? undefined : settings.sshConfig;
 }
 
 function make(settings: SiteSettings): Driver {
   switch (settings.driver) {
     case "libvirt":
       return new LibvirtDriver(settings);
+    case "rocks":
+      return new RocksDriver(settings);
     case "memory":
       return new MemoryDriver(settings);
   }

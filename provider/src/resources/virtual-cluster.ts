@@ -13,7 +13,7 @@ import type {
 } from "../drivers/driver";
 import { ForeignOwner, InvalidImage, NotFound, NotSupported, Unreachable } from "../drivers/errors";
 import { isOurs, ourNodes, refuseForeign } from "../drivers/ownership";
-import { connect, placeOf } from "../drivers/registry";
+import { connect, placeOf, sshConfigOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
@@ -570,7 +570,7 @@ function recordOf(inputs: VirtualClusterInputs, createdAt: string, image: ImageR
 
 function outputsOf(inputs: VirtualClusterInputs, record: ClusterRecord, keys: ClusterKeys): Properties {
   const { publicIp } = inputs.plan.frontend;
-  const sshConfig = inputs.site.driver === "libvirt" ? inputs.site.sshConfig : undefined;
+  const sshConfig = sshConfigOf(inputs.site);
   const sshArguments = [
     ...(sshConfig ? ["-F", sshConfig] : []),
     ...["-o", `KnownHostsCommand=/bin/echo ${publicIp} ${keys.hostKey}`],
