@@ -15,6 +15,8 @@ export interface Backend {
   readonly otherImage: ImageRecord;
   /** Whether guests of these images get ready and take a new vc-out.xml while they run. */
   readonly guestsAnswer: boolean;
+  /** Whether `diagnose` shows what a guest prints on its console. */
+  readonly showsConsole: boolean;
   /** At every which request an operation is interrupted: 1 where requests cost nothing. */
   readonly interruptEvery: number;
   /** MiB that a node of these images needs. */

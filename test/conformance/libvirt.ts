@@ -86,6 +86,7 @@ export async function libvirtBackend(
     image: { vcName: "modern", frontend: modern, compute: modern },
     otherImage: { vcName: "other", frontend: plain, compute: other },
     guestsAnswer: false,
+    showsConsole: true,
     interruptEvery,
     memory: 64,
 

@@ -28,6 +28,7 @@ export async function memoryBackend(macs: "fromAddress" | "site" = "fromAddress"
     image: imageOf("image"),
     otherImage: imageOf("other image"),
     guestsAnswer: true,
+    showsConsole: true,
     interruptEvery: 1,
     memory: 512,
 
