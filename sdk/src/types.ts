@@ -96,6 +96,45 @@ export interface OpenNebulaSite {
   sshConfig?: string;
 }
 
+/** A Rocks cluster with the kvm roll. `docs/sites/rocks.md` says what it takes. */
+export interface RocksSite {
+  driver: "rocks";
+  /** The Rocks frontend as ssh takes it, `root@frontend.example.edu` or an alias. Default: this machine is it. */
+  ssh?: string;
+  /** Whether commands go through `sudo -n`. Default: where the log-in isn't root. */
+  sudo?: boolean;
+  /** Path of the program there. Default `/opt/rocks/bin/rocks`. */
+  rocks?: string;
+  /** Hosts that machines are put on. Default: all with the membership `VM Container`. */
+  containers?: string[];
+  /** The host that all virtual frontends are put on, and that isn't asked how much it has. Default: any container. */
+  frontendHost?: string;
+  /** Cpus of each container that are left to itself. Default 0. */
+  reservedCpus?: number;
+  /** MiB of each container that machines may have. Default: it isn't looked at, as Rocks doesn't know it. */
+  memoryPerContainer?: number;
+  /** Public addresses to hand out: single ones, `first-last` ranges or CIDR. */
+  publicAddresses: string[];
+  /** Of the public network. Default: what Rocks says of it. */
+  netmask?: string;
+  gateway?: string;
+  dns?: string[];
+  domain?: string;
+  /** VLANs to hand out: numbers and `first-last` ranges. Default 2 to 4094. */
+  vlans?: Array<number | string>;
+  /** Where private subnets (/24) are cut from. Default `10.84.0.0/16`. */
+  privateRange?: string;
+  /**
+   * A folder for disks and records, the same path on the Rocks frontend and on all containers.
+   * Default `/state/partition1/virtual-cluster`.
+   */
+  diskFolder?: string;
+  /** Whether that folder is one and the same everywhere (NFS). Default: each container has its own. */
+  sharedDisks?: boolean;
+  /** An ssh configuration file through which nodes are reached, with a jump host for instance. */
+  sshConfig?: string;
+}
+
 /** A site that lives in the provider's process: to try a program without any machine. */
 export interface MemorySite {
   driver: "memory";
@@ -104,7 +143,7 @@ export interface MemorySite {
   macs?: "fromAddress" | "site";
 }
 
-export type SiteArgs = LibvirtSite | OpenNebulaSite | MemorySite;
+export type SiteArgs = LibvirtSite | OpenNebulaSite | RocksSite | MemorySite;
 
 /** What both `Cluster` and `VirtualCluster` take. */
 export interface ClusterSettings {

@@ -21,6 +21,8 @@ export interface Backend {
   readonly networksStop: boolean;
   /** Whether a running machine can be given another shape for its next start alone. */
   readonly hasNextStart: boolean;
+  /** Whether `diagnose` shows what a guest prints on its console. */
+  readonly showsConsole: boolean;
   /** At every which request an operation is interrupted: 1 where requests cost nothing. */
   readonly interruptEvery: number;
   /** MiB that a node of these images needs. */

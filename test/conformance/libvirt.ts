@@ -89,6 +89,7 @@ export async function libvirtBackend(
     keepsComputeDisks: true,
     networksStop: true,
     hasNextStart: true,
+    showsConsole: true,
     interruptEvery,
     memory: 64,
 

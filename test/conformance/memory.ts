@@ -31,6 +31,7 @@ export async function memoryBackend(macs: "fromAddress" | "site" = "fromAddress"
     keepsComputeDisks: true,
     networksStop: true,
     hasNextStart: true,
+    showsConsole: true,
     interruptEvery: 1,
     memory: 512,
 

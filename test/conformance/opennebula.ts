@@ -66,6 +66,7 @@ export async function openNebulaBackend(): Promise<Backend> {
     keepsComputeDisks: false,
     networksStop: false,
     hasNextStart: false,
+    showsConsole: true,
     interruptEvery: 4,
     memory: 64,
 

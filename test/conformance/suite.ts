@@ -670,7 +670,10 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           expect(await driver.diagnose(frontendOf(cluster))).to.equal("");
         });
 
-        check("gives the console's last lines as plain text", async () => {
+        check("gives the console's last lines as plain text", async function () {
+          if (!backend.showsConsole) {
+            this.skip();
+          }
           const cluster = shared;
           await boot(frontendOf(cluster));
           await backend.makeUnhealthy(cluster.name, "frontend");
@@ -910,7 +913,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           await backend.makeUnhealthy(cluster.name, "compute-0");
           const limits = { seconds: 1, progress: SILENT };
           const error = await rejects(driver.waitFor(computeOf(cluster), "ready", limits), NotReady, "compute-0");
-          expect((error as NotReady).diagnosis).to.include("no root file system");
+          expect((error as NotReady).diagnosis).to.include(backend.showsConsole ? "no root file system" : "");
           await removeNodes(cluster);
         });
 
@@ -1399,8 +1402,9 @@ function vcOutOf({ cluster, node }: NodeRef): string {
 function withPlan(record: ClusterRecord, change: { publicIp?: string; cidr?: string }): ClusterRecord {
   const net = subnet(change.cidr ?? record.plan.privateNetwork.cidr);
   const publicIp = change.publicIp ?? record.plan.frontend.publicIp;
-  const isLeftOpen = record.plan.frontend.privateMac === SITE_DECIDES;
-  const mac = (ip: string) => (isLeftOpen ? SITE_DECIDES : macOf(ip));
+  const { privateIp, privateMac } = record.plan.frontend;
+  const known = macsOf(record.plan);
+  const mac = (ip: string) => (privateMac === macOf(privateIp) ? macOf(ip) : (known.get(ip) ?? SITE_DECIDES));
   const at = (place: number) => ({ privateIp: hostAt(net, place), privateMac: mac(hostAt(net, place)) });
   const plan: ClusterPlan = {
     ...record.plan,

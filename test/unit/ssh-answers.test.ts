@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { isAnswerOf } from "../../provider/src/drivers/libvirt/guest";
+import { isAnswerOf } from "../../provider/src/drivers/guest-ssh";
 
 const COMPUTE = "10.84.78.252";
 

@@ -47,7 +47,7 @@ export async function diagnoseAll({ site, repository, backends }: Surroundings):
   const findings = [
     nodeVersion(),
     ...SYSTEM_NEEDS.map((need) => programs(need, needed.has(need.purpose))),
-    ...(needed.has("the libvirt driver") ? [fuse()] : []),
+    ...(needed.has("nodes' disks") ? [fuse()] : []),
     ...(isDefaultSite ? [virtualisation()] : []),
     pulumiCli(),
     looking("Pulumi's backend", async () => backendsFound(await backends())),

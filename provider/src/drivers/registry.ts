@@ -3,6 +3,7 @@ import type { Driver } from "./driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "./libvirt";
 import { MemoryDriver } from "./memory";
 import { OpenNebulaDriver, resolveOpenNebulaSettings } from "./opennebula";
+import { RocksDriver } from "./rocks";
 import type { SiteSettings } from "./settings";
 
 /** One driver a site and process, so that calls made at the same time find each other and are made together. */
@@ -23,6 +24,7 @@ export function resolveSettings(settings: SiteSettings): SiteSettings {
       return resolveLibvirtSettings(settings);
     case "opennebula":
       return resolveOpenNebulaSettings(settings);
+    case "rocks":
     case "memory":
       return settings;
   }
@@ -35,6 +37,7 @@ export function addressOf(settings: SiteSettings): SiteSettings {
       return { driver: settings.driver, uri: settings.uri };
     case "opennebula":
       return { driver: settings.driver, endpoint: settings.endpoint };
+    case "rocks":
     case "memory":
       return settings;
   }
@@ -51,6 +54,10 @@ export function placeOf(settings: SiteSettings): unknown {
       const { driver, endpoint, network, datastore } = settings;
       return { driver, endpoint, network, datastore };
     }
+    case "rocks": {
+      const { driver, ssh, diskFolder } = settings;
+      return { driver, ssh, diskFolder };
+    }
     case "memory":
       return settings;
   }
@@ -63,8 +70,10 @@ export function siteName(settings: SiteSettings): string {
       return settings.uri ?? "";
     case "opennebula":
       return settings.endpoint ?? "";
+    case "rocks":
+      return `rocks ${settings.ssh ?? "on this machine"}`;
     case "memory":
-      return `${settings.driver} ${settings.name}`;
+      return `memory ${settings.name}`;
   }
 }
 
@@ -72,7 +81,9 @@ export function siteName(settings: SiteSettings): string {
 export function needsOf(settings: SiteSettings): readonly SystemNeed["purpose"][] {
   switch (settings.driver) {
     case "libvirt":
-      return ["the libvirt driver"];
+      return ["the libvirt driver", "nodes' disks"];
+    case "rocks":
+      return ["nodes' disks"];
     case "opennebula":
     case "memory":
       return [];
@@ -85,6 +96,8 @@ function make(settings: SiteSettings): Driver {
       return new LibvirtDriver(settings);
     case "opennebula":
       return new OpenNebulaDriver(settings);
+    case "rocks":
+      return new RocksDriver(settings);
     case "memory":
       return new MemoryDriver(settings);
   }

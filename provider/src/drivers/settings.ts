@@ -1,5 +1,17 @@
 import { z } from "zod";
 import { addressesOf, isNetmask } from "../plan/addresses";
+import { vlansOf } from "./rocks/placement";
+
+/** Takes what `parse` takes, and gives its words for the rest. */
+function refuseWhat<T>(parse: (value: T) => unknown) {
+  return (value: T, context: z.RefinementCtx): void => {
+    try {
+      parse(value);
+    } catch (error) {
+      context.addIssue({ code: "custom", message: `has a wrong item: ${(error as Error).message}` });
+    }
+  };
+}
 
 const libvirt = z.strictObject({
   driver: z.literal("libvirt").default("libvirt"),
@@ -16,16 +28,7 @@ const libvirt = z.strictObject({
   /** Name of the storage pool for disks. Default `virtual-cluster`. */
   pool: z.string().min(1).optional(),
   /** Public addresses to hand out: single ones, `first-last` ranges or CIDR. Default: what the network's own range leaves. */
-  publicAddresses: z
-    .array(z.string())
-    .superRefine((list, context) => {
-      try {
-        addressesOf(list);
-      } catch (error) {
-        context.addIssue({ code: "custom", message: `has a wrong item: ${(error as Error).message}` });
-      }
-    })
-    .optional(),
+  publicAddresses: z.array(z.string()).superRefine(refuseWhat(addressesOf)).optional(),
   /** Netmask, gateway and DNS servers of the public network. Default: what the libvirt network says. */
   netmask: z.ipv4().refine(isNetmask, "must be a netmask such as 255.255.255.0").optional(),
   gateway: z.ipv4().optional(),
@@ -85,6 +88,59 @@ const opennebula = z.strictObject({
   ...{ publicAddresses, netmask, gateway, dns, domain, privateRange, sshConfig },
 });
 
+const rocksHost = z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, "must be a host's name as `rocks list host` has it");
+
+const rocks = z.strictObject({
+  driver: z.literal("rocks"),
+  /** The Rocks frontend as ssh takes it, `root@frontend.example.edu` or an alias. Default: this machine is it. */
+  ssh: z
+    .string()
+    .regex(/^[A-Za-z0-9_][^\s]*$/, "must be a destination of ssh, such as root@frontend.example.edu")
+    .optional(),
+  /** Whether commands go through `sudo -n`. Default: where the log-in isn't root. */
+  sudo: z.boolean().optional(),
+  /** Path of the program there. Default `/opt/rocks/bin/rocks`. */
+  rocks: z
+    .string()
+    .regex(/^\/[\w./-]+$/, "must be an absolute path")
+    .optional(),
+  /** Hosts that machines are put on. Default: all with the membership `VM Container`. */
+  containers: z.array(rocksHost).min(1).optional(),
+  /** The host that all virtual frontends are put on, and that isn't asked how much it has. Default: any container. */
+  frontendHost: rocksHost.optional(),
+  /** Cpus of each container that are left to itself. Default 0. */
+  reservedCpus: z.int().min(0).optional(),
+  /** MiB of each container that machines may have. Default: it isn't looked at, as Rocks doesn't know it. */
+  memoryPerContainer: z.int().min(64).optional(),
+  /** Public addresses to hand out: single ones, `first-last` ranges or CIDR. */
+  publicAddresses: z.array(z.string()).min(1).superRefine(refuseWhat(addressesOf)),
+  /** Netmask, gateway, DNS servers and domain of the public network. Default: what Rocks says of it. */
+  netmask: z.ipv4().refine(isNetmask, "must be a netmask such as 255.255.255.0").optional(),
+  gateway: z.ipv4().optional(),
+  dns: z.array(z.ipv4()).optional(),
+  domain: z
+    .string()
+    .regex(/^[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?$/, "must be a domain name in lower case")
+    .optional(),
+  /** VLANs to hand out: numbers and `first-last` ranges. Default 2 to 4094. */
+  vlans: z
+    .array(z.union([z.int(), z.string()]))
+    .min(1)
+    .superRefine(refuseWhat(vlansOf))
+    .optional(),
+  /** Where private subnets (/24) are cut from. Default `10.84.0.0/16`. */
+  privateRange: z.cidrv4().optional(),
+  /** A folder of ours for disks and records, the same path on the Rocks frontend and on all containers. Default `/state/partition1/virtual-cluster`. */
+  diskFolder: z
+    .string()
+    .regex(/^(\/[\w-][\w.-]*)+$/, "must be an absolute path of letters, digits, dots and dashes")
+    .optional(),
+  /** Whether that folder is one and the same everywhere (NFS). Default: each container has its own, reached by ssh from the Rocks frontend. */
+  sharedDisks: z.boolean().optional(),
+  /** An ssh configuration file through which nodes are reached (a jump host, say). Default: plain ssh. */
+  sshConfig: z.string().min(1).optional(),
+});
+
 const memory = z.strictObject({
   driver: z.literal("memory"),
   /** Sites of the same name share their state within one process. */
@@ -94,8 +150,8 @@ const memory = z.strictObject({
 });
 
 /** Settings of a site, told apart by `driver`. */
-export const siteSettings = z.discriminatedUnion("driver", [libvirt, opennebula, memory], {
-  error: ({ code }) => (code === "invalid_union" ? 'must be "libvirt", "opennebula" or "memory"' : undefined),
+export const siteSettings = z.discriminatedUnion("driver", [libvirt, opennebula, rocks, memory], {
+  error: ({ code }) => (code === "invalid_union" ? 'must be "libvirt", "opennebula", "rocks" or "memory"' : undefined),
 });
 /** The same as people write them: the driver is `libvirt` unless they say another. */
 export const siteArgument = z.preprocess(
@@ -105,6 +161,7 @@ export const siteArgument = z.preprocess(
 export type SiteSettings = z.output<typeof siteSettings>;
 export type LibvirtSettings = z.output<typeof libvirt>;
 export type OpenNebulaSettings = z.output<typeof opennebula>;
+export type RocksSettings = z.output<typeof rocks>;
 export type MemorySettings = z.output<typeof memory>;
 
 function isObject(value: unknown): value is object {

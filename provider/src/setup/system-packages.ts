@@ -6,7 +6,7 @@ import { steadyProgress } from "./steady-progress";
 
 /** What something needs of the system: Debian packages, each with the programs of it that are run. */
 export interface SystemNeed {
-  readonly purpose: "the default site" | "the libvirt driver" | "ssh" | "the demo image";
+  readonly purpose: "the default site" | "the libvirt driver" | "nodes' disks" | "ssh" | "the demo image";
   readonly packages: Readonly<Record<string, readonly string[]>>;
 }
 
@@ -25,11 +25,11 @@ export const SYSTEM_NEEDS: readonly SystemNeed[] = [
       tini: ["tini"],
     },
   },
+  { purpose: "the libvirt driver", packages: { "libvirt-clients": ["virsh"] } },
   {
     // Overlays, and what is written into them (FUSE for users other than root).
-    purpose: "the libvirt driver",
+    purpose: "nodes' disks",
     packages: {
-      "libvirt-clients": ["virsh"],
       "qemu-utils": ["qemu-img"],
       "qemu-system-common": ["qemu-storage-daemon"],
       e2fsprogs: ["debugfs", "e2fsck"],

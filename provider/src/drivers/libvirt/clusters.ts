@@ -11,8 +11,8 @@ import type { ClusterKeys, ClusterRecord, ClusterRef, DiskImage, Progress } from
 import { AddressTaken, ForeignOwner, NotFound } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import { allDone, Reverter } from "../reverter";
+import { reporting } from "../transfer";
 import { listNetworks } from "./site";
-import { reporting } from "./transfer";
 import { AlreadyThere, ifThere, type Virsh } from "./virsh";
 import type { Volumes } from "./volumes";
 import { clusterNetworkXml, LEASE_PREFIX, leaseXml, type ObservedNetwork, parseNetwork, REPLUG_PREFIX } from "./xml";

@@ -1,13 +1,11 @@
 import { setTimeout } from "node:timers/promises";
-import { execa } from "execa";
-import { shellWord, withoutTokens } from "../../shell-word";
 import { Batcher } from "../batcher";
 import type { Channel, ClusterRecord, WaitLimits } from "../driver";
 import { NotReady, SiteFailure } from "../errors";
+import { GUEST_PROGRAM, type GuestSsh } from "../guest-ssh";
+import { type GuestSays, parseGuestStatus } from "../guest-status";
 import type { Virsh } from "./virsh";
 
-/** The guest program of our images. */
-const GUEST_PROGRAM = "/usr/sbin/vc-guest";
 const AGENT_SECONDS = 3;
 /** An agent that isn't there yet is no failure. */
 const TOLERANT = { tolerant: true };
@@ -24,12 +22,7 @@ export type GuestStatus =
   | { readonly kind: "stopped"; readonly domainState: string }
   | { readonly kind: "silent" }
   | { readonly kind: "foreign" }
-  | {
-      readonly kind: "guest";
-      readonly state: "ready" | "configuring" | "failed";
-      readonly message: string;
-      readonly digest: string;
-    };
+  | ({ readonly kind: "guest" } & GuestSays);
 
 /** Reaches into running guests: through the guest agent, else over ssh. */
 export class Guests {
@@ -37,7 +30,7 @@ export class Guests {
 
   constructor(
     private readonly virsh: Virsh,
-    private readonly sshConfig: string | undefined,
+    private readonly ssh: GuestSsh,
   ) {
     this.statuses = new Batcher((domains) => this.loadStatuses(domains), 100);
   }
@@ -71,11 +64,11 @@ export class Guests {
       const silent = status.kind === "silent" || status.kind === "foreign";
       if (silent && elapsed() - sshTried > (sshTried ? SSH_EVERY_SECONDS : sshAfter)) {
         sshTried = elapsed();
-        const told = await this.sshStatus(node, cluster);
+        const told = await this.ssh.status(node, cluster);
         if (told === "answers") {
           return;
         }
-        status = told ?? status;
+        status = told ? { kind: "guest", ...told } : status;
       }
       if (status.kind === "guest" && (digest === "" || status.digest === digest) && status.state === "ready") {
         return;
@@ -101,8 +94,7 @@ export class Guests {
     if ((await this.status(domain)).kind === "guest") {
       return "agent";
     }
-    const { exitCode } = await this.ssh(node, cluster, ["test", "-x", GUEST_PROGRAM]);
-    return exitCode === 0 ? "ssh" : "nextBoot";
+    return (await this.ssh.hasGuestProgram(node, cluster)) ? "ssh" : "nextBoot";
   }
 
   /** Lets the root file system fill a disk that has grown. A guest that can't be asked does so when it boots. */
@@ -130,7 +122,7 @@ export class Guests {
   async replaceVcOut(domain: string, node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
     const result = await this.execute(domain, GUEST_PROGRAM, ["replace"], vcOut);
     if (!result) {
-      return this.replaceOverSsh(node, cluster, vcOut);
+      return this.ssh.replaceVcOut(node, cluster, vcOut);
     }
     if (result.exitCode !== 0) {
       throw new SiteFailure(
@@ -215,79 +207,13 @@ export class Guests {
         const result = parseExecStatus(answers[index] ?? "");
         if (result) {
           asked.delete(domain);
-          statuses.set(domain, parseGuestStatus(result.output));
+          const said = parseGuestStatus(result.output);
+          statuses.set(domain, said ? { kind: "guest", ...said } : { kind: "silent" });
         }
       });
     }
     return statuses;
   }
-
-  /**
-   * What its guest program says over ssh; `answers` where there is none, or where our key is refused: sshd runs, so the
-   * network is configured.
-   */
-  private async sshStatus(node: string, cluster: ClusterRecord): Promise<GuestStatus | "answers" | undefined> {
-    const { exitCode, stdout, stderr } = await this.ssh(node, cluster, [GUEST_PROGRAM, "status"]);
-    const status = parseGuestStatus(stdout);
-    if (exitCode === 0 && status.kind === "guest") {
-      return status;
-    }
-    // 255: ssh itself failed.
-    return (exitCode !== undefined && exitCode !== 255) || isAnswerOf(addressOf(node, cluster), stderr)
-      ? "answers"
-      : undefined;
-  }
-
-  private async replaceOverSsh(node: string, cluster: ClusterRecord, vcOut: string): Promise<boolean> {
-    const { exitCode } = await this.ssh(node, cluster, [GUEST_PROGRAM, "replace"], { input: vcOut, seconds: 120 });
-    return exitCode === 0;
-  }
-
-  private async ssh(
-    node: string,
-    cluster: ClusterRecord,
-    command: readonly string[],
-    { input = "", seconds = 20 }: { readonly input?: string; readonly seconds?: number } = {},
-  ): Promise<{ readonly exitCode: number | undefined; readonly stdout: string; readonly stderr: string }> {
-    const { exitCode, stdout, stderr } = await execa("ssh", [...this.sshArguments(node, cluster), ...command], {
-      reject: false,
-      input,
-      timeout: seconds * 1000,
-    });
-    return { exitCode, stdout: stdout ?? "", stderr: stderr ?? "" };
-  }
-
-  private sshArguments(node: string, cluster: ClusterRecord): string[] {
-    const frontend = cluster.plan.frontend.publicIp;
-    const address = addressOf(node, cluster);
-    // Not ProxyJump: that would know nothing of these options.
-    const jump = ["ssh", ...this.sshOptions(frontend, cluster).map(withoutTokens), "-W", "%h:%p", `root@${frontend}`];
-    return [
-      ...this.sshOptions(address, cluster),
-      ...(address === frontend ? [] : ["-o", `ProxyCommand=${jump.map(shellWord).join(" ")}`]),
-      `root@${address}`,
-    ];
-  }
-
-  private sshOptions(address: string, { keys }: ClusterRecord): string[] {
-    return [
-      ...(this.sshConfig ? ["-F", this.sshConfig] : []),
-      ...["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "StrictHostKeyChecking=yes"],
-      // All nodes of a cluster show the same key.
-      ...(keys ? ["-o", `KnownHostsCommand=/bin/echo ${address} ${keys.hostKey}`] : []),
-    ];
-  }
-}
-
-function addressOf(node: string, { plan }: ClusterRecord): string {
-  return plan.computes.find(({ name }) => name === node)?.privateIp ?? plan.frontend.publicIp;
-}
-
-/** Whether sshd at this very address has said something: one on the way there may refuse us too. */
-export function isAnswerOf(address: string, stderr: string): boolean {
-  return [`root@${address}: Permission denied`, `key is known for ${address} `, `key for ${address} has changed`].some(
-    (words) => stderr.includes(words),
-  );
 }
 
 const HINT = "Look at the console above; `pulumi up` tries this node again";
@@ -332,22 +258,4 @@ function parseReturn(answer: string): Record<string, unknown> | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** A guest may say anything; only what is understood counts. */
-function parseGuestStatus(output: string): GuestStatus {
-  try {
-    const said = JSON.parse(output) as Record<string, unknown>;
-    const state = said.state;
-    if (state === "ready" || state === "configuring" || state === "failed") {
-      return { kind: "guest", state, message: printable(said.message), digest: printable(said.digest) };
-    }
-  } catch {
-    // Falls through: not our guest program, or not whole yet.
-  }
-  return { kind: "silent" };
-}
-
-function printable(value: unknown): string {
-  return typeof value === "string" ? value.replaceAll(/[^\x20-\x7e]/g, "?").slice(0, 500) : "";
 }

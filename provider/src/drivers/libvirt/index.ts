@@ -20,6 +20,7 @@ import type {
   StopLimits,
   WaitLimits,
 } from "../driver";
+import { GuestSsh } from "../guest-ssh";
 import type { LibvirtSettings } from "../settings";
 import { Clusters } from "./clusters";
 import { Guests } from "./guest";
@@ -80,7 +81,7 @@ export class LibvirtDriver implements Driver {
       () => this.machines.basesInUse(),
       (cluster) => this.nodes.keysInUse(cluster),
     );
-    const guests = new Guests(this.virsh, sshConfig);
+    const guests = new Guests(this.virsh, new GuestSsh(sshConfig));
     this.nodes = new Nodes(this.virsh, this.machines, this.volumes, this.clusters, guests, () => this.host());
     // Runs of its own: a sign of life doesn't wait behind long transfers.
     this.locks = new BeatLocks(new NetworkLocks(new Virsh(uri)));

@@ -43,6 +43,7 @@ const PARALLEL_STARTS = 4;
 const COPY_SECONDS = 6 * 3600;
 const MIB = 1024 * 1024;
 const MOST_CONSOLE = 4 * 1024 * 1024;
+
 /** The machines of clusters: each one domain, its overlay volume and its console's log. */
 export class Nodes {
   private readonly startLimit = pLimit(PARALLEL_STARTS);

@@ -1,13 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { setTimeout } from "node:timers/promises";
 import { ExecaError, execa } from "execa";
 import pLimit from "p-limit";
 import pRetry from "p-retry";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { Denied, NotFound, SiteFailure, Unreachable, VirtualClusterError } from "../errors";
-import { connectionUri, goesOverSsh, refusedKeyHint, SSHD_BUSY, unreachableHint } from "./ssh";
+import { RETRY, refusedKeyHint, SharedConnection, SSHD_BUSY, unreachableHint } from "../ssh";
+import { connectionUri, goesOverSsh } from "./uri";
 
 /** The object exists already: what an atomic reservation runs into. Known inside this driver only. */
 export class AlreadyThere extends VirtualClusterError {}
@@ -20,13 +20,6 @@ export interface RunOptions {
 
 /** libvirtd's own limits are far higher; more than this at once only makes one wait for another. */
 const PARALLEL_CALLS = 8;
-/** A connection that nobody uses is open for longer than this. */
-const OPEN_MS = 10_000;
-/** Opening one takes about this long; only then do others open their own. */
-const OPENING_MS = 2000;
-
-/** As long as a libvirtd that has died takes to be back. */
-const RETRY = { retries: 4, minTimeout: 200, factor: 2, randomize: true } as const;
 
 /** Its socket is there meanwhile and refuses; an sshd may be too busy to let anybody in. */
 function isNothingSent(stderr: string): boolean {
@@ -37,8 +30,7 @@ function isNothingSent(stderr: string): boolean {
 export class Virsh {
   private readonly limit = pLimit(PARALLEL_CALLS);
   private readonly connection: string;
-  private opening: Promise<unknown> = Promise.resolve();
-  private openUntil = 0;
+  private readonly shared = new SharedConnection();
 
   constructor(readonly uri: string) {
     this.connection = connectionUri(uri);
@@ -127,25 +119,7 @@ export class Virsh {
         ...RETRY,
         shouldRetry: ({ error }) => error instanceof ExecaError && isNothingSent(String(error.stderr)),
       });
-    return goesOverSsh(this.uri) ? this.keepingOpen(run) : run();
-  }
-
-  private async keepingOpen<T>(run: () => Promise<T>): Promise<T> {
-    return this.afterOpening(run).finally(() => {
-      this.openUntil = Date.now() + OPEN_MS;
-    });
-  }
-
-  /** Where no connection is open, the first run opens it and the others wait for that instead of opening their own. */
-  private async afterOpening<T>(run: () => Promise<T>): Promise<T> {
-    if (Date.now() > this.openUntil) {
-      this.openUntil = Number.POSITIVE_INFINITY;
-      const first = run();
-      this.opening = Promise.race([first.catch(() => undefined), setTimeout(OPENING_MS, undefined, { ref: false })]);
-      return first;
-    }
-    await this.opening;
-    return run();
+    return goesOverSsh(this.uri) ? this.shared.run(run) : run();
   }
 
   private execute(args: readonly string[], options: RunOptions) {
@@ -206,7 +180,9 @@ function errorOf(stderr: string, command: string, uri: string): Error {
   const said = lastWords(stderr);
   // What QEMU can't open is no question of who asks.
   if (DENIED.test(said) && !/could not open|cannot open/i.test(said)) {
-    const hint = refusedKeyHint(said) ?? "See whether this user may use that libvirt (group libvirt)";
+    const hint =
+      refusedKeyHint(said, " or with keyfile= in site.uri") ??
+      "See whether this user may use that libvirt (group libvirt)";
     return new Denied(`libvirt at ${uri}`, said, hint);
   }
   if (UNREACHABLE.test(said)) {
@@ -239,7 +215,7 @@ function unreachable(uri: string, said: string): Unreachable {
     `libvirt at ${uri} can't be reached`,
     said,
     goesOverSsh(uri)
-      ? unreachableHint(said)
+      ? unreachableHint(said, "site.uri", "virsh list")
       : "Start it (the default site with `npm run site:start`), or name another in site.uri",
   );
 }

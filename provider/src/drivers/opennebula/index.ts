@@ -19,6 +19,7 @@ import type {
   WaitLimits,
 } from "../driver";
 import { NoCapacity } from "../errors";
+import { GuestSsh } from "../guest-ssh";
 import { isOurs } from "../ownership";
 import type { OpenNebulaSettings } from "../settings";
 import { OneClient } from "./client";
@@ -31,7 +32,6 @@ import { Nodes } from "./nodes";
 import { markOf } from "./objects";
 import { Pools } from "./pools";
 import { type Caller, callerOf, describeSite, refuseMissingRights, roomOf, siteIdOf } from "./site";
-import { sshAnswers } from "./ssh";
 import { TakenAddresses } from "./taken-addresses";
 
 /** Settings with nothing left to a default that may differ tomorrow. */
@@ -82,6 +82,7 @@ export class OpenNebulaDriver implements Driver {
     this.images = new Images(this.client, this.pools, this.settings, uid);
     this.machines = new Machines(this.pools);
     this.clusters = new Clusters(this.client, this.pools, this.networks, this.images);
+    const guests = new GuestSsh(this.settings.sshConfig);
     this.nodes = new Nodes(
       this.client,
       this.pools,
@@ -90,7 +91,7 @@ export class OpenNebulaDriver implements Driver {
       this.networks,
       this.images,
       this.settings,
-      (node) => sshAnswers(node, this.settings.sshConfig),
+      ({ node, cluster }) => guests.answers(node, cluster),
     );
     this.locks = new BeatLocks(new TemplateLocks(this.client, this.pools));
   }

@@ -1,5 +1,5 @@
 import { setTimeout } from "node:timers/promises";
-import type { Progress } from "../driver";
+import type { Progress } from "./driver";
 
 const REPORT_MS = 5000;
 const MEBIBYTE = 1024 * 1024;

@@ -1,0 +1,346 @@
+import { randomUUID } from "node:crypto";
+import type { Readable, Writable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { ExecaError, execa } from "execa";
+import pLimit from "p-limit";
+import pRetry from "p-retry";
+import { shellWord } from "../../shell-word";
+import { Denied, NotFound, SiteFailure, Unreachable } from "../errors";
+import type { RocksSettings } from "../settings";
+import { RETRY, refusedKeyHint, SHARED_SSH, SharedConnection, SSHD_BUSY, unreachableHint } from "../ssh";
+
+/** sshd lets ten sessions share a connection. */
+const PARALLEL_CALLS = 6;
+const SECONDS = 120;
+/** With this a script of ours says that a container didn't let it in. */
+const CONTAINER_UNREACHABLE = 97;
+
+const TO_CONTAINER = ["-q", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15"];
+
+/** Becomes root where it isn't: Rocks' own way to do so takes the quotes off the arguments and always exits with 0. */
+const AS_ROOT = `if [ "$(id -u)" = 0 ]; then exec /bin/bash -c "$0" "$@"; else exec sudo -n /bin/bash -c "$0" "$@"; fi`;
+const BY_SUDO = `exec sudo -n /bin/bash -c "$0" "$@"`;
+const AS_IS = `exec /bin/bash -c "$0" "$@"`;
+
+/** Runs a command and says on a line of its own how it ended and what it said on stderr. Nothing of ours is its input. */
+const RUN = `exec 3>&1
+run() {
+  local said code
+  said=$("$@" 2>&1 >&3 3>&- </dev/null)
+  code=$?
+  printf '\\n%s %s %s\\n' "$mark" "$code" "$(printf %s "$said" | base64 -w 0)"
+  return "$code"
+}
+`;
+
+export interface ScriptOptions {
+  readonly input?: string | Buffer | Readable;
+  readonly timeoutSeconds?: number;
+}
+
+export interface Answer {
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** The Rocks frontend: `rocks` commands and scripts as root there, on this machine or over ssh. */
+export class RocksFrontend {
+  private readonly limit = pLimit(PARALLEL_CALLS);
+  private readonly shared = new SharedConnection();
+  private readonly program: string;
+
+  constructor(private readonly settings: RocksSettings) {
+    this.program = settings.rocks ?? "/opt/rocks/bin/rocks";
+  }
+
+  /** What it is called in messages. */
+  get name(): string {
+    return this.settings.ssh ? `Rocks at ${this.settings.ssh}` : "Rocks on this machine";
+  }
+
+  /**
+   * One command that changes something.
+   * @throws Unreachable, Denied, NotFound, SiteFailure
+   */
+  async rocks(args: readonly string[]): Promise<string> {
+    const [output = ""] = await this.sequence([args]);
+    return output;
+  }
+
+  /** Several commands in one go; what comes after one that failed isn't run. @throws what `rocks` throws */
+  async sequence(commands: ReadonlyArray<readonly string[]>): Promise<string[]> {
+    const answers = await this.answers(commands, " || exit 0");
+    return answers.map((answer, index) => this.outputOf(answer, commands[index] ?? []));
+  }
+
+  /** Several commands in one go, for reading, whether or not others fail. */
+  async lists(commands: ReadonlyArray<readonly string[]>): Promise<Answer[]> {
+    return this.answers(commands, "");
+  }
+
+  /** What a command printed. @throws what `rocks` throws */
+  outputOf(answer: Answer, args: readonly string[]): string {
+    const error = this.failureOf(answer, args);
+    if (error) {
+      throw error;
+    }
+    return answer.stdout;
+  }
+
+  /**
+   * A script for bash.
+   * @throws Unreachable, Denied, SiteFailure
+   */
+  async script(script: string, args: readonly string[] = [], options: ScriptOptions = {}): Promise<string> {
+    const { exitCode, stdout, stderr } = await this.spawn(script, args, options);
+    if (exitCode !== 0) {
+      throw new SiteFailure(`${this.name}: a step there failed`, lastWords(stderr) || `exit code ${exitCode}`);
+    }
+    return stdout;
+  }
+
+  /**
+   * A script on a container, by ssh from the Rocks frontend; undefined: on the Rocks frontend itself.
+   * @throws Unreachable naming the container
+   */
+  async scriptOn(
+    container: string | undefined,
+    script: string,
+    args: readonly string[] = [],
+    options: ScriptOptions = {},
+  ): Promise<Answer> {
+    if (container === undefined) {
+      return this.spawn(script, args, options);
+    }
+    const answer = await this.spawn(ON_CONTAINER, [container, wordsOf(script, args)], options);
+    if (answer.exitCode === CONTAINER_UNREACHABLE) {
+      throw new ContainerUnreachable(
+        `container ${container} can't be reached from the Rocks frontend`,
+        lastWords(answer.stderr),
+        `See whether \`ssh ${container} true\` works there as root`,
+      );
+    }
+    return answer;
+  }
+
+  /** The same as a line for a shell on the Rocks frontend. */
+  commandOn(container: string | undefined, script: string, args: readonly string[]): string {
+    const command = wordsOf(script, args);
+    return container === undefined ? command : ["ssh", ...TO_CONTAINER, container, command].map(shellWord).join(" ");
+  }
+
+  /** A script like that of `scriptOn`, whose output goes on as it comes. */
+  async stream(
+    container: string | undefined,
+    script: string,
+    args: readonly string[],
+    output: Writable,
+    timeoutSeconds: number,
+  ): Promise<void> {
+    const [program = "", ...rest] = this.commandLine(this.commandOn(container, script, args), []);
+    const running = execa(program, rest, {
+      stdin: "ignore",
+      env: { LC_ALL: "C" },
+      timeout: timeoutSeconds * 1000,
+      buffer: { stdout: false },
+      reject: false,
+    });
+    // What ends early says so itself.
+    await Promise.all([pipeline(running.stdout, output).catch(() => undefined), running]);
+    const { exitCode, stderr } = this.answerOf(await running, timeoutSeconds);
+    if (exitCode !== 0) {
+      throw new SiteFailure(`${this.name}: a step there failed`, lastWords(stderr) || `exit code ${exitCode}`);
+    }
+  }
+
+  /** The words of a command line that runs a script there as root. */
+  commandLine(script: string, args: readonly string[]): string[] {
+    const { ssh, sudo } = this.settings;
+    const wrapper = sudo === undefined ? AS_ROOT : sudo ? BY_SUDO : AS_IS;
+    const words = ["-c", wrapper, script, "virtual-cluster", ...args];
+    if (ssh === undefined) {
+      return ["sh", ...words];
+    }
+    return [SHARED_SSH, "-T", "-o", "BatchMode=yes", "-e", "none", ssh, ["/bin/sh", ...words].map(shellWord).join(" ")];
+  }
+
+  private async answers(commands: ReadonlyArray<readonly string[]>, after: string): Promise<Answer[]> {
+    if (commands.length === 0) {
+      return [];
+    }
+    // What others can write appears in the output, so the separator must not be guessable.
+    const mark = randomUUID();
+    const lines = commands.map((args) => `run ${[this.program, ...args].map(shellWord).join(" ")}${after}`);
+    const { stdout, stderr, exitCode } = await this.spawn(`mark=${mark}\n${RUN}${lines.join("\n")}\nexit 0\n`, [], {});
+    if (exitCode !== 0) {
+      throw new SiteFailure(
+        `${this.name}: rocks commands couldn't be run`,
+        lastWords(stderr) || `exit code ${exitCode}`,
+      );
+    }
+    const pieces = stdout.split(`\n${mark} `);
+    return pieces.slice(1).map((ending, index) => {
+      const [, code = "", said = ""] = /^(\d+) ([\w+/=]*)\n/.exec(ending) ?? [];
+      const before = pieces[index] ?? "";
+      return {
+        exitCode: Number(code),
+        stdout: index === 0 ? before : before.slice(before.indexOf("\n") + 1),
+        stderr: Buffer.from(said, "base64").toString("utf8"),
+      };
+    });
+  }
+
+  /**
+   * A failure is an exit code, or an error line on stdout, or a traceback on stderr: each of them comes without the others.
+   */
+  private failureOf({ exitCode, stdout, stderr }: Answer, args: readonly string[]): Error | undefined {
+    const said = errorIn(stdout);
+    const traceback = /^Traceback \(most recent call last\)/m.test(stderr);
+    if (exitCode === 0 && said === undefined && !traceback) {
+      return undefined;
+    }
+    const what = `rocks ${args.join(" ")}`;
+    const words = said ?? (lastLine(stderr) || `exit code ${exitCode}`);
+    if (exitCode === 126 || exitCode === 127) {
+      return new Unreachable(
+        `${this.name}: ${this.program} can't be run`,
+        words,
+        "See whether site.ssh names a Rocks frontend; site.rocks says where the program is",
+      );
+    }
+    if (/^sudo: /.test(lastLine(stderr))) {
+      return this.denied(lastLine(stderr));
+    }
+    if (/Dabase error|OperationalError/.test(words)) {
+      return new Unreachable(`${this.name}: its database doesn't answer`, words, "See whether its MySQL runs");
+    }
+    if (traceback && /libvirt.*(unable to connect|[Cc]annot connect|No route|refused|timed out)/.test(words)) {
+      return new Unreachable(
+        `${this.name}: a container's libvirt doesn't answer`,
+        words,
+        "See whether that container runs",
+      );
+    }
+    return /^cannot resolve host/.test(words) ? new NotFound(what, words) : new SiteFailure(what, words);
+  }
+
+  private denied(said: string): Denied {
+    return new Denied(
+      `${this.name}: sudo refuses this account`,
+      said,
+      "Let it run /bin/bash as root without a password; docs/sites/rocks.md has the line for sudoers",
+    );
+  }
+
+  private async spawn(script: string, args: readonly string[], options: ScriptOptions): Promise<Answer> {
+    const run = () =>
+      pRetry(() => this.execute(script, args, options), {
+        ...RETRY,
+        // A stream can be sent only once.
+        shouldRetry: ({ error }) => error instanceof SshdBusy && !isStream(options.input),
+      });
+    return this.limit(async () => {
+      try {
+        return await (this.settings.ssh === undefined ? run() : this.shared.run(run));
+      } catch (error) {
+        throw error instanceof SshdBusy ? this.unreachable(error.message) : error;
+      }
+    });
+  }
+
+  private async execute(script: string, args: readonly string[], options: ScriptOptions): Promise<Answer> {
+    const [program = "", ...rest] = this.commandLine(script, args);
+    const seconds = options.timeoutSeconds ?? SECONDS;
+    const result = await execa(program, rest, {
+      input: options.input ?? "",
+      env: { LC_ALL: "C" },
+      timeout: seconds * 1000,
+      stripFinalNewline: false,
+      maxBuffer: 256 * 1024 * 1024,
+      reject: false,
+    });
+    return this.answerOf(result, seconds);
+  }
+
+  /** @throws Unreachable, Denied, SshdBusy: what has kept a script from being run at all */
+  answerOf(result: ExecaResult, seconds: number): Answer {
+    const stderr = String(result.stderr ?? "");
+    if (result instanceof ExecaError && result.code === "ENOENT") {
+      throw new Unreachable(this.name, "the program ssh is not installed", "Install openssh-client");
+    }
+    if (result.timedOut) {
+      throw new Unreachable(this.name, `no answer within ${seconds} s`, "See whether it is overloaded");
+    }
+    if (this.settings.ssh !== undefined && result.exitCode === 255) {
+      const said = lastWords(stderr);
+      const refused = refusedKeyHint(said);
+      if (refused) {
+        throw new Denied(`${this.name} refuses us`, said, refused);
+      }
+      throw SSHD_BUSY.test(said) ? new SshdBusy(said) : this.unreachable(said);
+    }
+    if (/^sudo: /.test(lastLine(stderr)) && result.exitCode === 1) {
+      throw this.denied(lastLine(stderr));
+    }
+    if (result.exitCode === undefined) {
+      throw this.unreachable(result.shortMessage ?? "it was ended");
+    }
+    return { exitCode: result.exitCode, stdout: String(result.stdout ?? ""), stderr };
+  }
+
+  private unreachable(said: string): Unreachable {
+    return new Unreachable(`${this.name} can't be reached`, said, unreachableHint(said, "site.ssh", "rocks list host"));
+  }
+}
+
+/** A container doesn't let the Rocks frontend in; the others may. */
+export class ContainerUnreachable extends Unreachable {}
+
+class SshdBusy extends Error {}
+
+interface ExecaResult {
+  readonly exitCode?: number | undefined;
+  readonly stdout?: unknown;
+  readonly stderr?: unknown;
+  readonly timedOut: boolean;
+  readonly shortMessage?: string | undefined;
+}
+
+/** Its stdin is the inner script's. */
+const ON_CONTAINER = `ssh ${TO_CONTAINER.join(" ")} "$1" "$2"
+code=$?
+if [ "$code" = 255 ]; then echo "ssh $1 failed" >&2; exit ${CONTAINER_UNREACHABLE}; fi
+exit "$code"
+`;
+
+/**
+ * What a command says went wrong: from its error line on, without the usage line that ends it. Rocks 6.1 begins it
+ * otherwise than later ones.
+ */
+export function errorIn(stdout: string): string | undefined {
+  const lines = stdout.split("\n");
+  const at = lines.findIndex((line) => /^(Error: |error - )/.test(line));
+  if (at < 0) {
+    return undefined;
+  }
+  const said = lines.slice(at).filter((line) => line.trim() !== "");
+  const usage = said.findIndex((line, index) => index > 0 && /^[[{]/.test(line));
+  return (usage < 0 ? said : said.slice(0, usage)).join(" ").replace(/^(Error: |error - )/, "");
+}
+
+function wordsOf(script: string, args: readonly string[]): string {
+  return ["/bin/bash", "-c", script, "virtual-cluster", ...args].map(shellWord).join(" ");
+}
+
+function isStream(input: ScriptOptions["input"]): input is Readable {
+  return typeof input === "object" && !Buffer.isBuffer(input);
+}
+
+function lastLine(text: string): string {
+  return text.trim().split("\n").at(-1)?.trim() ?? "";
+}
+
+function lastWords(text: string): string {
+  return text.trim().split("\n").slice(-3).join("; ");
+}

@@ -1,0 +1,72 @@
+import type { Shape } from "../driver";
+import { NoCapacity } from "../errors";
+
+/** A container with what other machines leave of it. */
+export interface Room {
+  readonly name: string;
+  readonly cpus: number;
+  /** MiB. Infinity where nobody has said how much it has. */
+  readonly memory: number;
+}
+
+export interface PlacedNode extends Pick<Shape, "cpus" | "memory"> {
+  readonly node: string;
+}
+
+/**
+ * A container for each node: the largest first, each where most cpus are left, so that a cluster is spread.
+ * @throws NoCapacity naming the node that fits nowhere
+ */
+export function place(nodes: readonly PlacedNode[], rooms: readonly Room[]): Map<string, string> {
+  const left = new Map(rooms.map((room) => [room.name, { ...room }]));
+  const placed = new Map<string, string>();
+  const largestFirst = [...nodes].sort((one, other) => other.cpus - one.cpus || other.memory - one.memory);
+  for (const { node, cpus, memory } of largestFirst) {
+    const room = [...left.values()]
+      .filter((one) => one.cpus >= cpus && one.memory >= memory)
+      .sort((one, other) => other.cpus - one.cpus || (one.name < other.name ? -1 : 1))[0];
+    if (!room) {
+      throw new NoCapacity(
+        `${node} asks for ${cpus} cpus and ${memory} MiB`,
+        `no container has that much left (${describe([...left.values()])})`,
+        "Lower cpusPerNode, numCpus or memoryPerNode, or wait until others have gone",
+      ).about("numCpus");
+    }
+    left.set(room.name, { ...room, cpus: room.cpus - cpus, memory: room.memory - memory });
+    placed.set(node, room.name);
+  }
+  return placed;
+}
+
+function describe(rooms: readonly Room[]): string {
+  return rooms.map(({ name, cpus }) => `${name}: ${cpus} cpus`).join(", ") || "there is none";
+}
+
+/**
+ * The lowest VLAN that may be used and isn't.
+ * @throws NoCapacity
+ */
+export function freeVlan(allowed: readonly number[], used: ReadonlySet<number>): number {
+  const vlan = allowed.find((one) => !used.has(one));
+  if (vlan === undefined) {
+    throw new NoCapacity(
+      "no VLAN is left",
+      `all ${allowed.length} that the site may use are taken`,
+      "Destroy a cluster, or give the site more vlans",
+    ).about("site");
+  }
+  return vlan;
+}
+
+/** Numbers and `first-last` ranges, in order, each once. @throws RangeError naming the item that is wrong */
+export function vlansOf(list: ReadonlyArray<number | string>): number[] {
+  const vlans = list.flatMap((item) => {
+    const [, first, last = first] = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(String(item)) ?? [];
+    const [low, high] = [Number(first), Number(last)];
+    if (!(low >= 2 && low <= high && high <= 4094)) {
+      throw new RangeError(`"${item}" is not a VLAN from 2 to 4094, or a first-last range of them`);
+    }
+    return Array.from({ length: high - low + 1 }, (_, index) => low + index);
+  });
+  return [...new Set(vlans)];
+}

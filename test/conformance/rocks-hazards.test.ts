@@ -1,0 +1,291 @@
+import { readdir } from "node:fs/promises";
+import { expect } from "chai";
+import type { ClusterRecord, Driver, NodeRef } from "../../provider/src/drivers/driver";
+import { AddressTaken, Contradiction, ForeignOwner, NoCapacity, Unreachable } from "../../provider/src/drivers/errors";
+import { vmName } from "../../provider/src/drivers/rocks/names";
+import { macsOf, planCluster } from "../../provider/src/plan/plan";
+import { differences, type RocksSite, rocksSite } from "./rocks";
+
+const SILENT = () => undefined;
+const AT_ONCE = { graceSeconds: 0 };
+
+/** What the real commands do that nobody would think (docs/sites/rocks.md). */
+describe("hazards of rocks", function () {
+  this.timeout(120_000);
+  let site: RocksSite;
+  let driver: Driver;
+  let clean: string;
+  let serial = 0;
+
+  before(async function () {
+    site = await rocksSite(this);
+    driver = site.backend.driver;
+    clean = JSON.stringify(site.rocks.state);
+  });
+
+  after(() => site?.backend.tearDown());
+
+  afterEach(async () => {
+    site.rocks.before = SILENT;
+    Object.assign(site.rocks.state, { silent: [], unstoppable: [], databaseIsDown: false, version: "7.0" });
+    expect(left(), "left in the tables").to.deep.equal([]);
+  });
+
+  const left = () => differences(JSON.parse(clean), site.rocks.state);
+
+  async function planned(computes = 1, name = `hazard-${++serial}`, dealt = {}): Promise<ClusterRecord> {
+    const frontend = { cpus: 1, memory: 64 };
+    const wish = { name, numCpus: computes, cpusPerNode: 1, memoryPerNode: 64, frontend };
+    const mark = { owner: "tester@example", organization: "o", project: "p", stack: "s", cluster: name };
+    return {
+      name,
+      mark: { version: 1, ...mark, createdAt: "2024-02-29T12:00:00.000Z" },
+      site: site.settings,
+      plan: planCluster(wish, await driver.describe(), dealt, "site"),
+      image: site.backend.image,
+      publicKeys: ["ssh-ed25519 AAAA"],
+    };
+  }
+
+  async function allocated(computes = 1): Promise<ClusterRecord> {
+    const record = await planned(computes);
+    await driver.allocate(record);
+    await driver.fixImages(record, SILENT);
+    return (await driver.find(record.name)) as ClusterRecord;
+  }
+
+  /** The same with other computes, and what was dealt. */
+  async function resized(record: ClusterRecord, computes: number): Promise<ClusterRecord> {
+    const { frontend, privateNetwork } = record.plan;
+    const dealt = { privateCidr: privateNetwork.cidr, publicIp: frontend.publicIp, macs: macsOf(record.plan) };
+    const grown = await planned(computes, record.name, dealt);
+    await driver.allocate(grown);
+    await driver.fixImages(grown, SILENT);
+    return (await driver.find(record.name)) as ClusterRecord;
+  }
+
+  function boot(cluster: ClusterRecord, node: string) {
+    const plan = node === "frontend" ? cluster.plan.frontend : cluster.plan.computes.find(({ name }) => name === node);
+    return driver.boot({ cluster, node } as NodeRef<ClusterRecord>, {
+      role: node === "frontend" ? "frontend" : "compute",
+      plan: plan as ClusterRecord["plan"]["frontend"],
+      ...{ vcOut: "<vc/>", keepDisk: false, power: "on", stop: AT_ONCE, progress: SILENT },
+    });
+  }
+
+  async function destroy(cluster: ClusterRecord): Promise<void> {
+    const nodes = ["frontend", ...cluster.plan.computes.map(({ name }) => name)];
+    await Promise.all(nodes.map((node) => driver.remove({ cluster, node }, AT_ONCE)));
+    await driver.release(cluster, { keepBaseImage: false });
+  }
+
+  async function failure(work: Promise<unknown>): Promise<Error> {
+    return work.then(
+      () => {
+        throw new Error("it should have failed");
+      },
+      (error: Error) => error,
+    );
+  }
+
+  const commands = (verb: string) => site.rocks.commands.filter((words) => words.join(" ").startsWith(verb));
+  const isAddCluster = (words: readonly string[]) => words[0] === "add" && words[1] === "cluster";
+
+  it("a late failure of add cluster leaves machines and VLANs: all of it is undone", async () => {
+    const record = await planned(2);
+    const container = site.rocks.state.nodes[2];
+    site.rocks.before = (words) => {
+      if (isAddCluster(words) && container) {
+        container.membership = "Compute"; // Which has no partition for disks.
+      } else if (container) {
+        container.membership = "VM Container";
+      }
+    };
+    expect((await failure(driver.allocate(record))).message).to.include("could not find a partition");
+    expect(left()).to.deep.equal([]);
+    expect((await readdir(site.folder)).filter((name) => name.startsWith(record.name))).to.deep.equal([]);
+  });
+
+  it("the same public address is taken twice: it is seen, and ours is undone", async () => {
+    const record = await planned();
+    const { publicIp } = record.plan.frontend;
+    site.rocks.before = (words) => {
+      if (isAddCluster(words)) {
+        site.rocks.before = SILENT;
+        site.rocks.run("add", "cluster", publicIp, "0", "fe-name=rival", "vlan=900");
+      }
+    };
+    const error = await failure(driver.allocate(record));
+    expect(error).to.be.instanceOf(AddressTaken);
+    expect(error.message).to.include(`${publicIp} is given twice`);
+    expect(site.rocks.run("list", "cluster", "rival")).to.include("rival");
+    site.rocks.run("remove", "cluster", "rival");
+  });
+
+  it("the same VLAN is taken twice: it is seen, and only ours is undone", async () => {
+    const record = await planned();
+    site.rocks.before = (words) => {
+      if (isAddCluster(words)) {
+        site.rocks.before = SILENT;
+        const vlan = words.find((word) => word.startsWith("vlan=")) ?? "";
+        site.rocks.run("add", "cluster", "198.51.100.99", "1", "fe-name=rival", "cluster-naming=yes", vlan);
+      }
+    };
+    const error = await failure(driver.allocate(record));
+    expect(error.message).to.include("is that of rival too");
+    expect(site.rocks.run("list", "cluster", "rival")).to.include("vm-rival-0");
+    site.rocks.run("remove", "cluster", "rival");
+  });
+
+  it("remove cluster takes whoever is in its VLAN: then it isn't run", async () => {
+    const cluster = await allocated();
+    const { vlan } = site.rocks.state.interfaces.find(({ node }) => node === cluster.name) ?? {};
+    site.rocks.run("add", "host", "vm", "vm-container-0-0", "membership=Hosted VM", "name=stranger", `vlan=${vlan}`);
+    const error = await failure(driver.release(cluster, { keepBaseImage: false }));
+    expect(error).to.be.instanceOf(ForeignOwner);
+    expect(error.message).to.include("stranger");
+    expect(site.rocks.run("list", "cluster", cluster.name)).to.include("stranger");
+    site.rocks.run("remove", "host", "stranger");
+    await destroy(cluster);
+  });
+
+  it("a machine that runs goes on without its row: it is stopped before", async () => {
+    const cluster = await allocated();
+    site.rocks.run("start", "host", "vm", vmName(cluster.name, "compute-0"));
+    await driver.release(cluster, { keepBaseImage: false });
+    expect(site.rocks.state.domains).to.deep.equal({});
+  });
+
+  it("a container that doesn't answer makes its machines unknown, never gone", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    const host = site.rocks.state.vms.find(({ node }) => node === vmName(cluster.name, "compute-0"))?.host ?? "";
+    site.rocks.state.silent = [host];
+    expect((await driver.read(cluster.name)).get("compute-0")?.state).to.equal("unknown");
+    const ref = { cluster, node: "compute-0" };
+    for (const work of [() => driver.remove(ref, AT_ONCE), () => boot(cluster, "compute-0")]) {
+      expect(await failure(work())).to.be.instanceOf(Unreachable);
+    }
+    expect(await readdir(site.folder)).to.include(`${vmName(cluster.name, "compute-0")}.vda`);
+    // Nothing new is put there.
+    const other = await allocated(2);
+    expect(site.rocks.state.vms.filter((vm) => vm.node.includes(other.name)).map((vm) => vm.host)).to.not.include(host);
+    site.rocks.state.silent = [];
+    await destroy(other);
+    await destroy(cluster);
+  });
+
+  it("a container that was removed leaves machines without one: they go one by one", async () => {
+    const cluster = await allocated(2);
+    const before = structuredClone(site.rocks.state);
+    site.rocks.run("remove", "host", "vm-container-0-1");
+    await destroy(cluster);
+    expect(site.rocks.state.vms).to.deep.equal([]);
+    const { nodes, interfaces } = before;
+    const isContainers = (name: string) => name === "vm-container-0-1";
+    site.rocks.state.nodes.splice(2, 0, ...nodes.filter(({ name }) => isContainers(name)));
+    site.rocks.state.interfaces.push(
+      ...interfaces.filter(({ node, iface }) => isContainers(node) && !/vlan/.test(iface)),
+    );
+  });
+
+  it("stop ends well whether or not the machine does: it is waited for", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    site.rocks.state.unstoppable = [vmName(cluster.name, "compute-0")];
+    const removed = driver.remove({ cluster, node: "compute-0" }, AT_ONCE);
+    await new Promise((resolve) => setTimeout(resolve, 1200));
+    expect(await readdir(site.folder), "while it runs").to.include(`${vmName(cluster.name, "compute-0")}.vda`);
+    delete site.rocks.state.domains[vmName(cluster.name, "compute-0")];
+    await removed;
+    await destroy(cluster);
+  });
+
+  it("new computes boot by install: they are set to os before they start, each by a command of its own", async () => {
+    site.rocks.commands.length = 0;
+    const cluster = await allocated(2);
+    await Promise.all(["frontend", "compute-0", "compute-1"].map((node) => boot(cluster, node)));
+    expect(Object.values(site.rocks.state.domains).map(({ bootAction }) => bootAction)).to.deep.equal([
+      "os",
+      "os",
+      "os",
+    ]);
+    expect(commands("start host vm").map((words) => words.length)).to.deep.equal([4, 4, 4]);
+    await destroy(cluster);
+    for (const verb of ["start host vm", "stop host vm", "sync host network", "remove host", "remove cluster"]) {
+      for (const words of commands(verb)) {
+        expect(words.slice(verb.split(" ").length), verb).to.not.deep.equal([]);
+        expect(words).to.not.include("");
+      }
+    }
+  });
+
+  it("placement is exact: as many entries as computes, and a container for the frontend", async () => {
+    site.rocks.commands.length = 0;
+    const cluster = await allocated(3);
+    const [add = []] = commands("add cluster");
+    const hosts = add
+      .find((word) => word.startsWith("container-hosts="))
+      ?.slice(16)
+      .split(" ");
+    expect(hosts).to.have.length(3);
+    expect(site.rocks.state.vms.slice(1).map(({ host }) => host)).to.deep.equal(hosts);
+    expect(add).to.include(`fe-container=${site.rocks.state.vms[0]?.host}`);
+    await destroy(cluster);
+    const alone = await allocated(0);
+    expect(
+      commands("add cluster")
+        .at(-1)
+        ?.some((word) => word.startsWith("container-hosts")),
+    ).to.equal(false);
+    await destroy(alone);
+  });
+
+  it("add host vm forgets the VLAN of its host: a cluster that grows sees to it", async () => {
+    const cluster = await resized(await allocated(0), 3);
+    const vlan = site.rocks.state.interfaces.find(({ node }) => node === cluster.name)?.vlan;
+    for (const host of ["vm-container-0-0", "vm-container-0-1"]) {
+      expect(site.rocks.state.interfaces.some((nic) => nic.node === host && nic.iface === `vlan${vlan}`)).to.equal(
+        true,
+      );
+    }
+    await destroy(await resized(cluster, 1));
+  });
+
+  it("machines that don't run count too, and those of others", async () => {
+    site.rocks.run("add", "cluster", "198.51.100.99", "2", "fe-name=rival", "cluster-naming=y", "cpus-per-compute=15");
+    const { cpus } = await driver.describe();
+    expect(cpus).to.include({ total: 32, free: 2 });
+    expect(await failure(driver.allocate(await planned(2)))).to.be.instanceOf(NoCapacity);
+    site.rocks.run("remove", "cluster", "rival");
+  });
+
+  it("a name that Rocks takes for something else is refused before it gets there", async () => {
+    site.rocks.commands.length = 0;
+    for (const name of ["vm-container", "rack7", "select-x", "compute"]) {
+      expect(await failure(driver.find(name))).to.be.instanceOf(Contradiction);
+    }
+    expect(site.rocks.commands).to.deep.equal([]);
+  });
+
+  it("a database that is down is no site without clusters", async () => {
+    const record = await planned();
+    site.rocks.state.databaseIsDown = true;
+    for (const work of [() => driver.describe(), () => driver.find("nobody"), () => driver.allocate(record)]) {
+      expect(await failure(work())).to.be.instanceOf(Unreachable);
+    }
+  });
+
+  for (const version of ["6.1", "6.2"] as const) {
+    it(`Rocks ${version} prints tables whatever it is asked for: a cluster lives there too`, async () => {
+      site.rocks.state.version = version;
+      const cluster = await allocated();
+      await Promise.all([boot(cluster, "frontend"), boot(cluster, "compute-0")]);
+      const nodes = await driver.read(cluster.name);
+      const { frontend } = cluster.plan;
+      expect(nodes.get("frontend")?.macs).to.deep.equal([frontend.privateMac, frontend.publicMac]);
+      expect([...nodes.values()].map(({ state }) => state)).to.deep.equal(["running", "running"]);
+      await destroy(cluster);
+    });
+  }
+});

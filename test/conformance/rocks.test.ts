@@ -1,0 +1,4 @@
+import { rocksBackend } from "./rocks";
+import { describeConformance } from "./suite";
+
+describeConformance("rocks", rocksBackend);
