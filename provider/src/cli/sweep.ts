@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError } from "commander";
 import type { FoundCluster } from "../drivers/driver";
-import { connect, resolveSettings } from "../drivers/registry";
+import { connect, nameOf, resolveSettings } from "../drivers/registry";
 import { type SiteSettings, siteArgument } from "../drivers/settings";
 import { type Backend, findBackends, type Knowledge, knowledgeOf, refuseUnreadable } from "../pulumi/backend";
 import { Context } from "../resources/context";
@@ -190,7 +190,7 @@ function lineOf(cluster: FoundCluster, { unreadable }: Knowledge): Line {
 }
 
 function overviewOf(scope: Scope, { orphans, foreign, knowledge }: Findings): string {
-  const where = scope.site.driver === "libvirt" ? scope.site.uri : `${scope.site.driver} ${scope.site.name}`;
+  const where = nameOf(scope.site);
   const owners = [...new Set(foreign.map(({ mark }) => mark.owner))].sort();
   const rows = orphans
     .map((orphan) => lineOf(orphan, knowledge))

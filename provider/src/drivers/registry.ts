@@ -1,3 +1,4 @@
+import { CommandDriver, resolveCommandSettings } from "./command";
 import type { Driver } from "./driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "./libvirt";
 import { MemoryDriver } from "./memory";
@@ -16,21 +17,54 @@ export function connect(settings: SiteSettings): Driver {
 
 /** Settings with every default filled in, as they are recorded. */
 export function resolveSettings(settings: SiteSettings): SiteSettings {
-  return settings.driver === "libvirt" ? resolveLibvirtSettings(settings) : settings;
+  switch (settings.driver) {
+    case "libvirt":
+      return resolveLibvirtSettings(settings);
+    case "command":
+      return resolveCommandSettings(settings);
+    case "memory":
+      return settings;
+  }
 }
 
 /** As much of the settings as it takes to find a cluster's record, which holds the rest: what every node carries. */
 export function addressOf(settings: SiteSettings): SiteSettings {
-  return settings.driver === "libvirt" ? { driver: settings.driver, uri: settings.uri } : settings;
+  switch (settings.driver) {
+    case "libvirt":
+      return { driver: settings.driver, uri: settings.uri };
+    case "command":
+      return { driver: settings.driver, folder: settings.folder, temporaryDirectory: settings.temporaryDirectory };
+    case "memory":
+      return settings;
+  }
+}
+
+/** A site in a few words, for people. */
+export function nameOf(settings: SiteSettings): string {
+  switch (settings.driver) {
+    case "libvirt":
+      return settings.uri ?? "the default site";
+    case "command":
+      return `the programs in ${settings.folder}`;
+    case "memory":
+      return `memory ${settings.name}`;
+  }
 }
 
 /** What of the settings can't change for a cluster: another place holds other things. The rest is how the place is used. */
 export function placeOf(settings: SiteSettings): unknown {
-  if (settings.driver !== "libvirt") {
-    return settings;
+  switch (settings.driver) {
+    case "libvirt": {
+      const { driver, uri, network, pool } = settings;
+      return { driver, uri, network, pool };
+    }
+    case "command": {
+      const { driver, temporaryDirectory } = settings;
+      return { driver, temporaryDirectory };
+    }
+    case "memory":
+      return settings;
   }
-  const { driver, uri, network, pool } = settings;
-  return { driver, uri, network, pool };
 }
 
 function make(settings: SiteSettings): Driver {
@@ -39,5 +73,7 @@ function make(settings: SiteSettings): Driver {
       return new LibvirtDriver(settings);
     case "memory":
       return new MemoryDriver(settings);
+    case "command":
+      return new CommandDriver(settings);
   }
 }
