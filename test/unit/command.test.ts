@@ -3,12 +3,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
+import { execa } from "execa";
 import { Programs, TIME_LIMITS } from "../../provider/src/drivers/command/programs";
 import { NoCapacity, NotSupported, SiteFailure, Unreachable } from "../../provider/src/drivers/errors";
 import { parseVcIn } from "../../provider/src/images/vc-in";
 import { SITE_DECIDES } from "../../provider/src/plan/plan";
 import { statOf } from "../../provider/src/process-stat";
 import type { Properties } from "../../provider/src/resources/host";
+import { readVcOut } from "../../provider/src/vc-out/read";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import { CheckFailed, directLifeCycles, Stack } from "./stack";
 
@@ -18,6 +20,7 @@ const KEY = `ssh-ed25519 ${KEY_BYTES.toString("base64")} tester`;
 const OTHER_KEY = `ssh-ed25519 ${Buffer.from(KEY_BYTES.map((byte, at) => (at > 20 ? byte + 1 : byte))).toString("base64")} other`;
 const DOMAIN =
   '<domain><devices><disk device="disk"><driver type="raw"/><source file="disk.raw"/></disk></devices></domain>';
+const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
 const CLUSTER = "docking-dev-dock";
 
 describe("a site that is a folder of programs", function () {
@@ -401,9 +404,9 @@ describe("a site that is a folder of programs", function () {
   describe("whose settings or programs are wrong", () => {
     it("is refused by check in one sentence: a program that is missing, one without its run bit", async () => {
       await chmod(join(programs, "boot"), 0o644);
-      expect(await reasons(stack.preview(args))).to.include(`${programs}/boot: isn't executable`);
+      expect(await reasons(stack.preview(args))).to.include(`${programs}/boot isn't executable`);
       await removePrograms("allocate");
-      expect(await reasons(stack.preview(args))).to.include(`${programs}/allocate: is missing`);
+      expect(await reasons(stack.preview(args))).to.include(`${programs}/allocate is missing`);
     });
 
     it("is refused by check: no folder, no temporary directory, a site_conf.conf that isn't there", async () => {
@@ -471,6 +474,43 @@ describe("a site that is a folder of programs", function () {
       const error = await failure(stack.refresh());
       expect(error).to.be.instanceOf(Unreachable);
       expect(error.message).to.include("out of order").and.to.include("exit code 3");
+    });
+  });
+
+  describe("of docs/sites/command.md", () => {
+    it("boots real machines with what its example says, and takes them away", async function () {
+      const missing = await Promise.all(
+        ["qemu-system-x86_64", "debugfs"].map((name) => execa("which", [name], { env: { PATH }, reject: false })),
+      );
+      if (missing.some(({ failed }) => failed)) {
+        this.skip();
+      }
+      const page = await readFile(join(__dirname, "..", "..", "docs", "sites", "command.md"), "utf8");
+      const found = [...page.matchAll(/^`(\w+)`\n\n```sh\n#!\/bin\/sh -eu\n([\s\S]*?)```/gm)];
+      expect(found.map(([, name]) => name)).to.deep.equal(["fix_images", "allocate", "boot", "status", "remove"]);
+      await rm(programs, { recursive: true });
+      await mkdir(programs);
+      await Promise.all(found.map(([, name = "", text = ""]) => replaceProgram(name, `set -eu\n${text}`)));
+      // QEMU takes no comma in a file's name.
+      stack = stackAt({ driver: "command", folder: programs, temporaryDirectory: world, environment: { PATH } });
+      try {
+        await stack.up(args);
+        const work = join(world, "virtual-clusters", CLUSTER, "work");
+        const cat = ["-R", "cat /root/vc-out.xml", `${join(work, "node-1.disk")}?offset=1048576`];
+        const { stdout } = await execa("debugfs", cat, { env: { PATH } });
+        expect(readVcOut(stdout).vcOut).to.deep.include({ role: "compute", name: "node-1" });
+        expect(stack.outputs("compute-1")).to.deep.include({ state: "running", privateIp: "10.1.1.253" });
+        process.kill(Number(await readFile(join(work, "node-1.pid"), "utf8")));
+        await setTimeout(500);
+        await stack.refresh();
+        expect(await stack.up(args)).to.deep.equal(["create compute-1"]);
+        expect(await failure(stack.up({ ...args, numCpus: 1 }))).to.be.instanceOf(CheckFailed);
+      } finally {
+        await stack.destroy();
+      }
+      expect((await readdir(join(world, "virtual-clusters"))).filter((name) => !name.startsWith("."))).to.deep.equal(
+        [],
+      );
     });
   });
 

@@ -87,7 +87,7 @@ export class CommandDriver implements Driver {
   /** What the site can do follows from the programs that it has now. */
   get capabilities(): Capabilities {
     const has = (program: Program) => this.programs.has(program);
-    const lacks = (program: Program) => this.programs.lack(program);
+    const lacks = (program: Program) => `${this.programs.folder} has no executable program ${program}`;
     return {
       macs: "site",
       addresses: "site",
@@ -195,7 +195,7 @@ export class CommandDriver implements Driver {
     if (!present?.allocated) {
       await this.allocateFirst(wished, request, present, progress);
     } else if (!sameRequest(present.request, request) || !(await isThere(this.store.vcOut(name)))) {
-      await this.writeInputs(name, request);
+      await this.writeInputs(wished, request);
       await this.run("reconfigure", name, this.allocation(name, request.numCpus), progress);
     }
     return this.writeDown(wished, request, present);
@@ -208,7 +208,7 @@ export class CommandDriver implements Driver {
     if (entry.disks?.of === of) {
       return;
     }
-    for (const role of ["frontend", "compute"] as const) {
+    for (const role of ROLES) {
       await this.store.linkDisk(name, DISK_FILES[role], await this.diskOf(image[role].digest, image.vcName));
     }
     const vcIn = this.store.folder(name, "vc-in.xml");
@@ -342,7 +342,7 @@ export class CommandDriver implements Driver {
     } else if (!(await this.store.create(name, entry))) {
       throw new ForeignOwner(`cluster ${name}`, "was made by another process meanwhile", "Run `pulumi up` again");
     }
-    await this.writeInputs(name, request);
+    await this.writeInputs(wished, request);
     try {
       await this.run("allocate", name, this.allocation(name, request.numCpus), progress);
     } catch (error) {
@@ -353,7 +353,14 @@ export class CommandDriver implements Driver {
     }
   }
 
-  private async writeInputs(name: string, { vcIn, keys }: Request): Promise<void> {
+  private async writeInputs({ name, image }: ClusterRecord, { vcIn, keys }: Request): Promise<void> {
+    for (const role of ROLES) {
+      // Who only changes a cluster may not have its image any more.
+      const disk = await locateDisk(image[role].digest);
+      if (disk !== undefined) {
+        await this.store.linkDisk(name, DISK_FILES[role], disk);
+      }
+    }
     await this.store.writeInput(name, "vc-in.xml", vcIn);
     await this.store.writeInput(name, "key.pub", keys);
   }
@@ -487,7 +494,7 @@ export class CommandDriver implements Driver {
     if (!this.programs.has(program)) {
       throw new NotSupported(
         node === undefined ? `cluster ${cluster}` : `node ${node} of cluster ${cluster}`,
-        this.programs.lack(program),
+        `${this.programs.folder} has no executable program ${program}`,
         program === "remove"
           ? `Have the site's admin take its machines away, delete the folder ${this.store.folder(cluster)}, then run the same command again`
           : "Have the site's admin add it (docs/sites/command.md)",
@@ -541,6 +548,9 @@ export class CommandDriver implements Driver {
     if (entry) {
       refuseForeign(`cluster ${cluster.name}`, entry.record.mark, cluster);
     }
+    if (!(await this.store.notes(cluster.name)).has(node)) {
+      return undefined;
+    }
     return (await this.machinesOf(cluster.name)).get(node);
   }
 
@@ -569,6 +579,7 @@ export class CommandDriver implements Driver {
   }
 }
 
+const ROLES = ["frontend", "compute"] as const;
 const SILENT: Progress = () => undefined;
 
 interface Machine {
@@ -608,29 +619,14 @@ function hostNameOf({ frontend, computes }: ClusterPlan, node: string): string {
   return hostName;
 }
 
-function translate({ summary, how, said }: ProgramFailed, program: Program, cluster: string): Error {
-  const detail = said ? `${how} (${said})` : how;
-  switch (program) {
-    case "allocate":
-    case "reconfigure":
-      return /exit code/.test(how)
-        ? new NoCapacity(`${summary} for cluster ${cluster}`, detail, "Lower numCpus, or ask the site's admin").about(
-            "numCpus",
-          )
-        : new SiteFailure(
-            `${summary} for cluster ${cluster}`,
-            detail,
-            "Ask the site's admin, then run the same command again",
-          );
-    case "status":
-      return new Unreachable(summary, detail, "Ask the site's admin whether the site works");
-    default:
-      return new SiteFailure(
-        `${summary} for cluster ${cluster}`,
-        detail,
-        "Ask the site's admin, then run the same command again",
-      );
+function translate({ detail, hasEnded }: ProgramFailed, program: Program, cluster: string): Error {
+  if (program === "status") {
+    return new Unreachable("the site's program status failed", detail, "Ask the site's admin whether the site works");
   }
+  const summary = `the site's program ${program} for cluster ${cluster}`;
+  return hasEnded && (program === "allocate" || program === "reconfigure")
+    ? new NoCapacity(summary, detail, "Lower numCpus, or ask the site's admin").about("numCpus")
+    : new SiteFailure(summary, detail, "Ask the site's admin, then run the same command again");
 }
 
 async function readSaid(file: string): Promise<VcOut> {

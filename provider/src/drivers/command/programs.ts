@@ -30,14 +30,15 @@ const LINES_IN_ERRORS = 3;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const CONTROL = /[\x00-\x1f\x7f]/g;
 
-/** A program ended with something else than success, or didn't end. `said`: the last lines of what it printed. */
+/** A program ended with something else than success, or didn't end. Its detail says how, and what it printed last. */
 export class ProgramFailed extends VirtualClusterError {
+  /** @param hasEnded whether it ended by itself, with an exit code of its own */
   constructor(
-    summary: string,
-    readonly how: string,
-    readonly said: string,
+    program: Program,
+    detail: string,
+    readonly hasEnded: boolean,
   ) {
-    super(summary, said ? `${how} (${said})` : how, "See its lines above, and the site's own logs");
+    super(`the site's program ${program}`, detail);
   }
 }
 
@@ -46,7 +47,7 @@ export class Programs {
   private readonly turn = pLimit(1);
 
   constructor(
-    private readonly folder: string,
+    readonly folder: string,
     private readonly environment: Readonly<Record<string, string>> = {},
     private readonly limits: Readonly<Record<Program, number>> = TIME_LIMITS,
   ) {}
@@ -55,19 +56,14 @@ export class Programs {
     return this.whatIsWrong(program) === undefined;
   }
 
-  /** Why it can't be called, for people. */
-  lack(program: Program): string {
-    return `${this.folder} has no executable program ${program}`;
-  }
-
   /** @throws NotFound where one of those is missing that every site has */
   refuseIncomplete(): void {
     for (const program of REQUIRED) {
       const wrong = this.whatIsWrong(program);
       if (wrong !== undefined) {
         throw new NotFound(
-          `the site's program ${join(this.folder, program)}`,
-          wrong,
+          "the site's programs",
+          `${join(this.folder, program)} ${wrong}`,
           "Name the folder that holds fix_images, allocate and boot in site.folder, each with its run bit (chmod +x)",
         ).about("site");
       }
@@ -130,7 +126,8 @@ export class Programs {
         : signal !== null
           ? `was ended by ${signal}`
           : `ended with exit code ${code}`;
-      throw new ProgramFailed(`the site's program ${program}`, how, said.join("; "));
+      const words = said.length > 0 ? ` (${said.join("; ")})` : "";
+      throw new ProgramFailed(program, `${how}${words}`, !isLate && signal === null);
     }
     return last;
   }
