@@ -4,8 +4,11 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import { execa } from "execa";
-import { Programs, TIME_LIMITS } from "../../provider/src/drivers/command/programs";
-import { NoCapacity, NotSupported, SiteFailure, Unreachable } from "../../provider/src/drivers/errors";
+import { CommandDriver } from "../../provider/src/drivers/command";
+import { type ProgramFailed, Programs, TIME_LIMITS } from "../../provider/src/drivers/command/programs";
+import type { ClusterRecord } from "../../provider/src/drivers/driver";
+import { ForeignOwner, NoCapacity, NotSupported, SiteFailure, Unreachable } from "../../provider/src/drivers/errors";
+import type { CommandSettings } from "../../provider/src/drivers/settings";
 import { parseVcIn } from "../../provider/src/images/vc-in";
 import { SITE_DECIDES } from "../../provider/src/plan/plan";
 import { statOf } from "../../provider/src/process-stat";
@@ -72,7 +75,7 @@ describe("a site that is a folder of programs", function () {
     await cp(STAND_IN, programs, { recursive: true });
     await mkdir(site);
     await mkdir(temporaryDirectory);
-    stack = stackAt({ driver: "command", folder: programs, temporaryDirectory, environment: { SITE: site } });
+    stack = stackAt(settings());
     args = { image: "demo", repository, numCpus: 2, publicKey: KEY };
     said = [];
     console.log = (line: string) => void said.push(line);
@@ -82,12 +85,17 @@ describe("a site that is a folder of programs", function () {
     console.log = log;
   });
 
-  function stackAt(settings: object): Stack {
+  function settings(): CommandSettings {
+    return { driver: "command", folder: programs, temporaryDirectory, environment: { SITE: site } };
+  }
+
+  function stackAt(settings: object, identity: Properties = {}): Stack {
     return new Stack(
       directLifeCycles({
         "virtual-cluster:site": JSON.stringify(settings),
         "virtual-cluster:owner": "tester@example",
       }),
+      identity,
     );
   }
 
@@ -302,6 +310,39 @@ describe("a site that is a folder of programs", function () {
       await stack.up(args);
       expect(await readdir(join(site, "nets"))).to.have.length(1);
     });
+  });
+
+  describe("that others use too", () => {
+    it("gives two clusters different addresses, and each its own machines", async () => {
+      const other = stackAt(settings(), { name: "other" });
+      await Promise.all([stack.up(args), other.up({ ...args, numCpus: 1 })]);
+      const ips = [stack, other].map(({ cluster }) => cluster.plan.frontend.publicIp);
+      expect(ips.sort()).to.deep.equal(["198.51.100.10", "198.51.100.11"]);
+      await stack.destroy();
+      expect(await machines()).to.have.length(2);
+      expect(await other.up({ ...args, numCpus: 1 })).to.deep.equal([]);
+      await other.destroy();
+    });
+
+    for (const part of ["owner", "organization", "project", "stack", "cluster"] as const) {
+      it(`leaves a cluster alone whose mark has another ${part}`, async () => {
+        await stack.up(args);
+        await ran();
+        const driver = new CommandDriver(settings());
+        const theirs = await driver.find(CLUSTER);
+        const ours = { ...theirs, mark: { ...theirs?.mark, [part]: "somebody-else" } } as ClusterRecord;
+        for (const work of [
+          () => driver.allocate(ours),
+          () => driver.release(ours, { keepBaseImage: false }),
+          () => driver.remove({ cluster: ours, node: "frontend" }, { graceSeconds: 0 }),
+          () => driver.shutdown({ cluster: ours, node: "compute-0" }, { graceSeconds: 0 }),
+        ]) {
+          expect(await failure(work())).to.be.instanceOf(ForeignOwner);
+        }
+        expect(await ran()).to.deep.equal([]);
+        expect(await driver.find(CLUSTER)).to.deep.equal(theirs);
+      });
+    }
   });
 
   describe("that merges nodes", () => {
@@ -537,6 +578,8 @@ describe("a site that is a folder of programs", function () {
     it("and says how it ended", async () => {
       await replaceProgram("boot", "echo first; echo why >&2; exit 7");
       expect((await failure(run())).message).to.match(/ended with exit code 7 \(.*why.*\)/);
+      await writeFile(join(programs, "boot"), "#!/no/such/shell\n");
+      expect((await failure<ProgramFailed>(run())).hasEnded).to.equal(false);
       await replaceProgram("boot", "kill -SEGV $$");
       expect((await failure(run())).message).to.include("was ended by SIGSEGV");
     });

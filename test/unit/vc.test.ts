@@ -23,7 +23,7 @@ describe("vc", () => {
       [["sweep", "--site"], /option '--site <json>' argument missing/],
       [["sweep", "--owner", ""], /'--owner <owner>' .*: it must not be empty/],
       [["sweep", "--site", "{x"], /'\{x' is invalid: it must be JSON/],
-      [["sweep", "--site", '{"driver": "memry"}'], /is invalid: driver must be "libvirt" or "memory"/],
+      [["sweep", "--site", '{"driver": "memry"}'], /is invalid: driver must be "libvirt", "memory" or "command"/],
       [["sweep", "--site", '{"uri": "http://host"}'], /is invalid: uri must be a libvirt URI/],
       [["sweep", "now"], /too many arguments for 'sweep'/],
     ];

@@ -6,7 +6,7 @@ import { StringDecoder } from "node:string_decoder";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import pLimit from "p-limit";
-import { NotFound, VirtualClusterError } from "../errors";
+import { NotFound, SiteFailure, VirtualClusterError } from "../errors";
 
 const REQUIRED = ["fix_images", "allocate", "boot"] as const;
 export type Program = (typeof REQUIRED)[number] | "status" | "shutdown" | "remove" | "reconfigure";
@@ -27,6 +27,8 @@ const GRACE_MS = 5000;
 const DRAIN_MS = 500;
 const LONGEST_LINE = 2000;
 const LINES_IN_ERRORS = 3;
+/** From this exit code on the program itself said nothing: it couldn't be started, its interpreter is missing say. */
+const NOT_STARTED = 126;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const CONTROL = /[\x00-\x1f\x7f]/g;
 
@@ -105,7 +107,15 @@ export class Programs {
       linesOf(child.stderr, hear),
     ]);
     const ended = new Promise<{ code: number | null; signal: string | null }>((resolve, reject) => {
-      child.once("error", reject);
+      child.once("error", ({ message }) =>
+        reject(
+          new SiteFailure(
+            `the site's program ${program} can't be started`,
+            message,
+            "See whether setpriv (util-linux) is installed",
+          ),
+        ),
+      );
       child.once("exit", (code, signal) => resolve({ code, signal }));
     });
     const seconds = this.limits[program];
@@ -127,7 +137,8 @@ export class Programs {
           ? `was ended by ${signal}`
           : `ended with exit code ${code}`;
       const words = said.length > 0 ? ` (${said.join("; ")})` : "";
-      throw new ProgramFailed(program, `${how}${words}`, !isLate && signal === null);
+      const hasEnded = !isLate && code !== null && code < NOT_STARTED;
+      throw new ProgramFailed(program, `${how}${words}`, hasEnded);
     }
     return last;
   }
