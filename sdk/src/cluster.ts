@@ -21,6 +21,8 @@ export interface NodeSummary {
   privateIp: string;
   mac: string;
   publicIp?: string;
+  /** Where the site gave fewer computes, with more cpus each: this one has no machine. */
+  allocated?: false;
 }
 
 /**
@@ -81,7 +83,7 @@ function computeCount({ numCpus = 0, cpusPerNode = 1 }: Pick<ClusterArgs, "numCp
 }
 
 function summary(
-  node: { name: string; cpus: number; memory: number; privateIp: string; privateMac: string },
+  node: { name: string; cpus: number; memory: number; privateIp: string; privateMac: string; allocated?: false },
   role: NodeSummary["role"],
 ): NodeSummary {
   return {
@@ -91,5 +93,6 @@ function summary(
     memory: node.memory,
     privateIp: node.privateIp,
     mac: node.privateMac,
+    ...(node.allocated === false && { allocated: node.allocated }),
   };
 }

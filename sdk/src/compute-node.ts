@@ -29,7 +29,7 @@ export class ComputeNode extends pulumi.dynamic.Resource {
             `compute ${index} isn't in the plan of its cluster, which has ${computes.length} computes`,
           );
         }
-        const { name: _, ...own } = compute;
+        const { name: _, hostName: __, ...own } = compute;
         return { site, siteId, image, ...own, ...dialectOf(vcOutDialect), ...powerOf(power) };
       });
     const inputs = { clusterId: cluster.id, node: `compute-${index}`, slice, ...wait };

@@ -143,7 +143,20 @@ export interface MemorySite {
   macs?: "fromAddress" | "site";
 }
 
-export type SiteArgs = LibvirtSite | OpenNebulaSite | RocksSite | MemorySite;
+/** A site that is reached through programs of its own: PRAGMA's driver contract (docs/sites/command.md). */
+export interface CommandSite {
+  driver: "command";
+  /** The folder with its programs. Default: what `siteConf` names. */
+  folder?: string;
+  /** Where programs find their input and leave their files, and where clusters are written down. Default: what `siteConf` names. */
+  temporaryDirectory?: string;
+  /** A `site_conf.conf` of pragma_boot: its assignments are read, nothing is executed. */
+  siteConf?: string;
+  /** What else the programs find in their environment; nothing secret, since it is recorded. */
+  environment?: Record<string, string>;
+}
+
+export type SiteArgs = LibvirtSite | OpenNebulaSite | RocksSite | CommandSite | MemorySite;
 
 /** What both `Cluster` and `VirtualCluster` take. */
 export interface ClusterSettings {

@@ -28,6 +28,9 @@ export interface Backend {
   /** MiB that a node of these images needs. */
   readonly memory: number;
 
+  /** By title: laws that say nothing at this kind of site, each with the reason. */
+  readonly exempt?: ReadonlyMap<string, string>;
+
   /** One line for each thing of any cluster's at the site: machines, networks, volumes, leases. */
   leftovers(): Promise<string[]>;
   /** Whether the site holds the whole base disk of this digest. */

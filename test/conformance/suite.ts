@@ -21,12 +21,16 @@ import {
 import { fromNumber, hostAt, macOf, subnet, toNumber } from "../../provider/src/plan/addresses";
 import {
   type ClusterPlan,
+  type ClusterWish,
+  dealtOf,
   macsOf,
   type NodePlan,
+  nodesOf,
   planCluster,
   SITE_DECIDES,
   withMacs,
 } from "../../provider/src/plan/plan";
+import { planBySite } from "../../provider/src/plan/site-plan";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import type { Backend } from "./backend";
 
@@ -57,7 +61,15 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
       driver = backend.driver;
     });
 
-    after(() => backend?.tearDown());
+    const titles = new Set<string>();
+    after(async () => {
+      await backend?.tearDown();
+      const exempt = [...(backend?.exempt?.keys() ?? [])];
+      expect(
+        exempt.filter((title) => !titles.has(title)),
+        "exempt from laws that aren't there",
+      ).to.deep.equal([]);
+    });
 
     afterEach(() => backend.interruptAfter(undefined));
 
@@ -67,8 +79,9 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
       work: (this: Mocha.Context) => Promise<unknown>,
       needs: (of: Backend) => boolean = () => true,
     ): void {
+      titles.add(title);
       it(title, async function () {
-        if (!needs(backend)) {
+        if (!needs(backend) || backend.exempt?.has(title)) {
           this.skip();
         }
         clean = await backend.leftovers();
@@ -94,7 +107,7 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
       serial += 1;
       const clusterName = `conformance-${serial}`;
       const site = await driver.describe();
-      const plan = planCluster(
+      const plan = planFor(
         {
           name: clusterName,
           numCpus: wish.computes ?? 1,
@@ -103,8 +116,6 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           frontend: { cpus: 1, memory: backend.memory },
         },
         site,
-        {},
-        driver.capabilities.macs,
       );
       return {
         name: clusterName,
@@ -116,8 +127,16 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
       };
     }
 
+    function planFor(wish: ClusterWish, site: SiteDescription, held?: ClusterPlan): ClusterPlan {
+      const { addresses, macs } = driver.capabilities;
+      return addresses === "site" ? planBySite(wish, site, held) : planCluster(wish, site, held && dealtOf(held), macs);
+    }
+
     /** Addresses by which clusters that are planned at the same time don't meet. */
-    async function freeOf(index: number): Promise<{ publicIp: string; cidr: string }> {
+    async function freeOf(index: number): Promise<{ publicIp?: string; cidr?: string }> {
+      if (driver.capabilities.addresses === "site") {
+        return {};
+      }
       const { publicAddresses, takenAddresses, privateRange } = await driver.describe();
       const publicIp = publicAddresses.filter((ip) => !takenAddresses.has(ip)).at(-1 - index);
       expect(publicIp, "free public address").to.not.equal(undefined);
@@ -145,7 +164,13 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
     }
 
     async function asDecided({ name, plan }: ClusterRecord): Promise<ClusterPlan> {
-      const decided = macsOf((await recorded(name)).plan);
+      const found = (await recorded(name)).plan;
+      if (driver.capabilities.addresses === "site") {
+        expect(JSON.stringify(found)).not.to.include(SITE_DECIDES);
+        expect(nodesOf(found).map(({ name }) => name)).to.deep.equal(nodesOf(plan).map(({ name }) => name));
+        return found;
+      }
+      const decided = macsOf(found);
       return withMacs(
         plan,
         new Map([...macsOf(plan)].map(([ip, mac]) => [ip, mac === SITE_DECIDES ? (decided.get(ip) ?? mac) : mac])),
@@ -1385,7 +1410,9 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
       const dealt = held
         ? { privateCidr: privateNetwork.cidr, publicIp: frontend.publicIp, macs: present && macsOf(present.plan) }
         : {};
-      return { ...record, plan: planCluster(wish, site, dealt, driver.capabilities.macs) };
+      const { addresses, macs } = driver.capabilities;
+      const plan = addresses === "site" ? planBySite(wish, site, present?.plan) : planCluster(wish, site, dealt, macs);
+      return { ...record, plan };
     }
   });
 }
@@ -1400,6 +1427,9 @@ function vcOutOf({ cluster, node }: NodeRef): string {
 }
 
 function withPlan(record: ClusterRecord, change: { publicIp?: string; cidr?: string }): ClusterRecord {
+  if (record.plan.privateNetwork.cidr === SITE_DECIDES) {
+    return record;
+  }
   const net = subnet(change.cidr ?? record.plan.privateNetwork.cidr);
   const publicIp = change.publicIp ?? record.plan.frontend.publicIp;
   const { privateIp, privateMac } = record.plan.frontend;

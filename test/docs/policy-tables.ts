@@ -34,7 +34,7 @@ const ARGUMENTS: Readonly<Record<Argument, readonly [policy: Policy, note?: stri
   clusterName: [VIRTUAL_CLUSTER_POLICIES.clusterName],
   site: [
     VIRTUAL_CLUSTER_POLICIES.site,
-    "that is another `driver`, `uri`, `network` or `pool`, at a Rocks site `ssh` or `diskFolder`; other settings are taken over in place",
+    "that is another `driver`, `uri`, `network` or `pool`, at a Rocks site `ssh` or `diskFolder`, at one with programs `temporaryDirectory`; other settings are taken over in place",
   ],
   power: [FRONTEND_NODE_POLICIES.power, "shuts the machines down, or starts them"],
   waitFor: [FRONTEND_NODE_POLICIES.waitFor],

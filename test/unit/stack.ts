@@ -94,17 +94,14 @@ export class Stack {
       ...wait,
     });
 
-    const { name: _, fqdn: __, ...frontend } = plan.frontend;
-    const computes = plan.computes.map(({ name, cpus, privateIp, privateMac }) => ({
-      name,
-      cpus,
-      privateIp,
-      privateMac,
-    }));
+    const { name: _, fqdn: __, hostName: ___, ...frontend } = plan.frontend;
+    const computes = plan.computes
+      .filter(({ allocated }) => allocated !== false)
+      .map(({ name, cpus, privateIp, privateMac }) => ({ name, cpus, privateIp, privateMac }));
     const inputs = nodeInputs("frontend", { ...frontend, computes, publicKey });
     await this.step("frontend", await this.check("frontend", inputs));
     await allDone(
-      plan.computes.map(async ({ name, ...compute }) =>
+      plan.computes.map(async ({ name, hostName: _, ...compute }) =>
         this.step(name, await this.check(name, nodeInputs(name, { ...compute, image }))),
       ),
     );

@@ -25,7 +25,7 @@ describe("vc", () => {
       [["sweep", "--site", "{x"], /'\{x' is invalid: it must be JSON/],
       [
         ["sweep", "--site", '{"driver": "memry"}'],
-        /is invalid: driver must be "libvirt", "opennebula", "rocks" or "memory"/,
+        /is invalid: driver must be "libvirt", "opennebula", "rocks", "command" or "memory"/,
       ],
       [["sweep", "--site", '{"uri": "http://host"}'], /is invalid: uri must be a libvirt URI/],
       [["sweep", "now"], /too many arguments for 'sweep'/],

@@ -63,7 +63,7 @@ export interface Driver {
    * planned.
    * @throws AddressTaken, NoCapacity, ForeignOwner
    */
-  allocate(record: ClusterRecord): Promise<ClusterKeys>;
+  allocate(record: ClusterRecord, progress?: Progress): Promise<ClusterKeys>;
 
   /**
    * Makes the cluster's disks bootable at this site and stores each once, under its digest.
@@ -125,6 +125,8 @@ export interface Driver {
 export interface Capabilities {
   /** Who chooses MAC addresses: we do, they follow from the IP address, or the site tells them after `allocate`. */
   readonly macs: "ours" | "fromAddress" | "site";
+  /** `site`: the site deals addresses and names too, and tells them after `allocate`. Absent: we do. */
+  readonly addresses?: "site";
   /** Whether a running guest can be handed a new vc-out.xml. */
   readonly liveReconfigure: boolean;
   /** Whether cpus or memory of a running machine can change without a restart, within what its guest takes part in. */
@@ -139,7 +141,24 @@ export interface Capabilities {
   readonly reserves: "running" | "allocated";
   /** How many machines may be made or removed at the same time. */
   readonly parallelNodes: number;
+  /** What this site can't do, each with what it lacks for that, for people: the preview refuses it. Absent: nothing. */
+  readonly lacks?: Readonly<Partial<Record<Ability, string>>>;
 }
+
+/** What only some sites can't do. */
+export type Ability =
+  /** Change an allocated cluster: its computes, its shapes, its keys. */
+  | "resize"
+  /** Take a machine or a cluster away. */
+  | "removal"
+  /** Turn a machine off and keep its disk. */
+  | "powerOff"
+  /** Give a disk another size than its image's. */
+  | "diskSize"
+  /** Give the frontend an address of the user's choice. */
+  | "publicIp"
+  /** Write vc-out.xml in a dialect of the user's choice. */
+  | "vcOutDialect";
 
 export interface SiteDescription {
   readonly siteId: string;
@@ -162,6 +181,7 @@ export interface SiteDescription {
   readonly macOf?: (ip: string) => string;
 }
 
+/** Infinity where the site doesn't tell. */
 export interface Capacity {
   readonly total: number;
   readonly free: number;
@@ -194,7 +214,7 @@ export interface ReleaseOptions {
 }
 
 /** How a new vc-out.xml reaches a guest. */
-export type Channel = "agent" | "ssh" | "context" | "nextBoot";
+export type Channel = "agent" | "ssh" | "context" | "site" | "nextBoot";
 
 /** What `survey` finds of one cluster. */
 export interface FoundCluster extends ClusterRef {
@@ -227,12 +247,12 @@ export interface ClusterRecord {
   readonly mayHoldData?: true;
 }
 
-/** Public halves of the keys that are made for one cluster and lie only on its own disks. */
+/** Public halves of the keys that are made for one cluster and lie only on its own disks; absent where a site doesn't tell them. */
 export interface ClusterKeys {
   /** The ssh host key of all nodes, `ssh-ed25519 AAAA…`. */
-  readonly hostKey: string;
+  readonly hostKey?: string;
   /** Root's own key, with which nodes reach each other. */
-  readonly rootKey: string;
+  readonly rootKey?: string;
 }
 
 export interface ImageRecord {
@@ -313,6 +333,7 @@ export interface WaitLimits {
 export interface StopLimits {
   /** How long the guest may take to shut down by itself. */
   readonly graceSeconds: number;
+  readonly progress?: Progress;
 }
 
 export type NodeState = "running" | "off" | "paused" | "crashed" | "unknown";

@@ -1,4 +1,5 @@
 import type { SystemNeed } from "../setup/system-packages";
+import { CommandDriver, resolveCommandSettings } from "./command";
 import type { Driver } from "./driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "./libvirt";
 import { MemoryDriver } from "./memory";
@@ -22,6 +23,8 @@ export function resolveSettings(settings: SiteSettings): SiteSettings {
   switch (settings.driver) {
     case "libvirt":
       return resolveLibvirtSettings(settings);
+    case "command":
+      return resolveCommandSettings(settings);
     case "opennebula":
       return resolveOpenNebulaSettings(settings);
     case "rocks":
@@ -37,6 +40,8 @@ export function addressOf(settings: SiteSettings): SiteSettings {
       return { driver: settings.driver, uri: settings.uri };
     case "opennebula":
       return { driver: settings.driver, endpoint: settings.endpoint };
+    case "command":
+      return { driver: settings.driver, folder: settings.folder, temporaryDirectory: settings.temporaryDirectory };
     case "rocks":
     case "memory":
       return settings;
@@ -58,6 +63,10 @@ export function placeOf(settings: SiteSettings): unknown {
       const { driver, ssh, diskFolder } = settings;
       return { driver, ssh, diskFolder };
     }
+    case "command": {
+      const { driver, temporaryDirectory } = settings;
+      return { driver, temporaryDirectory };
+    }
     case "memory":
       return settings;
   }
@@ -72,6 +81,8 @@ export function siteName(settings: SiteSettings): string {
       return settings.endpoint ?? "";
     case "rocks":
       return `rocks ${settings.ssh ?? "on this machine"}`;
+    case "command":
+      return `the programs in ${settings.folder}`;
     case "memory":
       return `memory ${settings.name}`;
   }
@@ -85,6 +96,7 @@ export function needsOf(settings: SiteSettings): readonly SystemNeed["purpose"][
     case "rocks":
       return ["nodes' disks"];
     case "opennebula":
+    case "command":
     case "memory":
       return [];
   }
@@ -100,5 +112,7 @@ function make(settings: SiteSettings): Driver {
       return new RocksDriver(settings);
     case "memory":
       return new MemoryDriver(settings);
+    case "command":
+      return new CommandDriver(settings);
   }
 }

@@ -149,9 +149,26 @@ const memory = z.strictObject({
   macs: z.enum(["fromAddress", "site"]).optional(),
 });
 
+const absolutePath = z.string().regex(/^\/[^\0]*$/, "must be an absolute path");
+
+const command = z.strictObject({
+  driver: z.literal("command"),
+  /** The folder with the site's programs. Default: what `siteConf` names. */
+  folder: absolutePath.optional(),
+  /** Where programs find their input and leave their files, and where clusters are written down. Default: what `siteConf` names. */
+  temporaryDirectory: absolutePath.optional(),
+  /** A `site_conf.conf` of pragma_boot. */
+  siteConf: absolutePath.optional(),
+  /** What else programs find in their environment. */
+  environment: z
+    .record(z.string().regex(/^[A-Za-z_]\w*$/, "must be the name of an environment variable"), z.string())
+    .optional(),
+});
+
 /** Settings of a site, told apart by `driver`. */
-export const siteSettings = z.discriminatedUnion("driver", [libvirt, opennebula, rocks, memory], {
-  error: ({ code }) => (code === "invalid_union" ? 'must be "libvirt", "opennebula", "rocks" or "memory"' : undefined),
+export const siteSettings = z.discriminatedUnion("driver", [libvirt, opennebula, rocks, command, memory], {
+  error: ({ code }) =>
+    code === "invalid_union" ? 'must be "libvirt", "opennebula", "rocks", "command" or "memory"' : undefined,
 });
 /** The same as people write them: the driver is `libvirt` unless they say another. */
 export const siteArgument = z.preprocess(
@@ -163,6 +180,7 @@ export type LibvirtSettings = z.output<typeof libvirt>;
 export type OpenNebulaSettings = z.output<typeof opennebula>;
 export type RocksSettings = z.output<typeof rocks>;
 export type MemorySettings = z.output<typeof memory>;
+export type CommandSettings = z.output<typeof command>;
 
 function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null && !Array.isArray(value);

@@ -2,13 +2,18 @@ import { Contradiction } from "../drivers/errors";
 import { isHostOf, overlap, subnet } from "./addresses";
 import { duplicatesIn } from "./duplicates";
 import { isHostName } from "./names";
-import { type ClusterPlan, nodesOf, SITE_DECIDES } from "./plan";
+import { allocatedComputes, type ClusterPlan, nodesOf, SITE_DECIDES } from "./plan";
 
 /**
  * What can't go together in a plan, each with the value: names that no host can have or that two would have, addresses
  * outside their networks or given twice. A plan of which nothing is said here makes a vc-out.xml that its readers take.
  */
-export function contradictionsIn(plan: ClusterPlan): Contradiction[] {
+export function contradictionsIn(planned: ClusterPlan): Contradiction[] {
+  if (planned.privateNetwork.cidr === SITE_DECIDES) {
+    return []; // What the site deals is looked at when it is known.
+  }
+  const computes = allocatedComputes(planned).filter(({ privateIp }) => privateIp !== SITE_DECIDES);
+  const plan = { ...planned, computes };
   return [...badNames(plan), ...badAddresses(plan), ...twins(plan)];
 }
 

@@ -4,7 +4,7 @@ import type { Dialect } from "../vc-out/vc-out";
 import { contains, fromNumber, hostAt, hostCount, macOf, overlap, type Subnet, subnet, toNumber } from "./addresses";
 import { computeName } from "./names";
 
-/** What a plan says of a MAC that only the site chooses, until it has. */
+/** What a plan says of a MAC, an address or a name that only the site chooses, until it has. */
 export const SITE_DECIDES = "decided by the site";
 
 /** What `check` works out before anything is made: every machine with its name, shape and addresses. */
@@ -15,6 +15,8 @@ export interface ClusterPlan {
   readonly publicNetwork: PublicNetwork;
   /** In which its nodes' vc-out.xml are written, where the program says so. */
   readonly vcOutDialect?: Dialect;
+  /** What a site is asked for that deals the cpus to its nodes itself. */
+  readonly asked?: { readonly numCpus: number; readonly cpusPerNode: number };
 }
 
 export interface NodePlan {
@@ -28,6 +30,10 @@ export interface NodePlan {
   readonly privateIp: string;
   /** Lower case; or {@link SITE_DECIDES}. */
   readonly privateMac: string;
+  /** What the site calls it, where the site chooses names. */
+  readonly hostName?: string;
+  /** Where the site gave fewer computes, with more cpus each: this one has no machine, and its addresses are `none`. */
+  readonly allocated?: false;
 }
 
 export interface FrontendPlan extends NodePlan {
@@ -175,6 +181,11 @@ export function planCluster(
 
 export function computeCount(wish: { readonly numCpus: number; readonly cpusPerNode: number }): number {
   return Math.ceil(wish.numCpus / wish.cpusPerNode);
+}
+
+/** The computes that have a machine. */
+export function allocatedComputes({ computes }: Pick<ClusterPlan, "computes">): readonly NodePlan[] {
+  return computes.filter(({ allocated }) => allocated !== false);
 }
 
 /** All nodes, the frontend first. */

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { audited } from "../audit";
+import { VirtualClusterError } from "../drivers/errors";
 import { isOurs } from "../drivers/ownership";
 import { connect, placeOf } from "../drivers/registry";
 import { type Context, clusterIdOf, lockOf, openSite, progressOf } from "./context";
@@ -33,6 +34,17 @@ export const CLAIM_POLICIES: PolicyTable<ClaimInputs> = {
   site: IN_PLACE,
 };
 
+function identifyIfPossible(...args: Parameters<typeof identify>): Identity | undefined {
+  try {
+    return identify(...args);
+  } catch (error) {
+    if (error instanceof VirtualClusterError) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
 // ── Life cycle ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
@@ -44,12 +56,10 @@ export function claimLifeCycle(context: Context): LifeCycle {
     async check(olds, news) {
       const { __provider, ...given } = news;
       const parsed = args.safeParse(isKnown(given) ? identityGiven(given, olds, context) : undefined);
+      const identity = parsed.success && identifyIfPossible(parsed.data, olds, context);
       // What is wrong is said by the cluster, which has the same arguments.
-      return parsed.success
-        ? {
-            inputs: { ...withoutUndefined({ ...parsed.data, ...identify(parsed.data, olds, context) }), __provider },
-            failures: [],
-          }
+      return identity
+        ? { inputs: { ...withoutUndefined({ ...parsed.data, ...identity }), __provider }, failures: [] }
         : { inputs: news, failures: [] };
     },
     async diff(_id, olds, news) {

@@ -3,6 +3,7 @@ import { computeVcOut } from "../vc-out/vc-out";
 import { writeVcOut } from "../vc-out/write";
 import type { LifeCycle, Properties } from "./host";
 import {
+  type ComputesOwn,
   checkNode,
   dialectFor,
   diffNode,
@@ -21,16 +22,20 @@ import { type PolicyTable, REPLACE } from "./policy";
 // ── Types ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** A compute carries its own slice of the plan and nothing of its siblings, so that a resize doesn't touch it. */
-export interface ComputeNodeInputs extends NodeInputs {
+export interface ComputeNodeInputs extends NodeInputs, ComputesOwn {
   /** The vc name of its image: another one means another machine. */
   readonly image: string;
 }
 
-const args = z.strictObject({ ...nodeArgs, image: z.string().min(1) });
+const args = z.strictObject({ ...nodeArgs, image: z.string().min(1), allocated: z.literal(false).optional() });
 
 // ── Update policy ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-export const COMPUTE_NODE_POLICIES: PolicyTable<ComputeNodeInputs> = { ...NODE_POLICIES, image: REPLACE };
+export const COMPUTE_NODE_POLICIES: PolicyTable<ComputeNodeInputs> = {
+  ...NODE_POLICIES,
+  image: REPLACE,
+  allocated: REPLACE,
+};
 
 // ── Life cycle ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -48,7 +53,8 @@ export function computeNodeLifeCycle(): LifeCycle {
 
 async function ensure(news: Properties, past: Past): Promise<Properties> {
   return ensureNode(inputsOf(news), "compute", past, (record, inputs) => {
-    const plan = { name: inputs.node, ...inputs };
+    const { allocated: _, ...own } = inputs;
+    const plan = { name: inputs.node, ...own };
     return writeVcOut(computeVcOut(record.plan, plan, record.publicKeys), dialectFor(inputs, record.image.compute));
   });
 }

@@ -15,7 +15,7 @@ import type {
 import { NotReady } from "../drivers/errors";
 import { addressOf } from "../drivers/registry";
 import { siteSettings } from "../drivers/settings";
-import { macsOf, SITE_DECIDES } from "../plan/plan";
+import { allocatedComputes, macsOf, SITE_DECIDES } from "../plan/plan";
 import { sha256 } from "../vc-out/digest";
 import { DEFAULT_DIALECT, DIALECTS, type Dialect, type PlannedCompute } from "../vc-out/vc-out";
 import {
@@ -71,7 +71,13 @@ interface FrontendsOwn {
   readonly computes?: readonly PlannedCompute[];
 }
 
-export interface NodeOutputs extends NodeInputs {
+/** What of a node's inputs only a compute has. */
+export interface ComputesOwn {
+  /** Where the site gave fewer computes, with more cpus each: this one has no machine. */
+  readonly allocated?: false | undefined;
+}
+
+export interface NodeOutputs extends NodeInputs, ComputesOwn {
   /** A frontend's. */
   readonly publicMac?: string;
   readonly stateVersion: 1;
@@ -91,6 +97,11 @@ const RECHECK_SECONDS = 5;
 /** How long a guest may take to shut down by itself before a restart or when its power is to be off, seconds. */
 const STOP = { graceSeconds: 60 };
 const DEFAULT_SECONDS = 300;
+
+/** What a plan may leave to the site. */
+const DECIDED_BY_SITES = ["privateIp", "privateMac", "publicIp", "publicMac"];
+/** The state of a compute that the site gave no machine. */
+const NO_MACHINE = "not allocated";
 
 const NEXT_BOOT = "its guest offers no channel: it gets its new vc-out.xml when its power is turned off and on";
 
@@ -145,8 +156,8 @@ export function checkNode<Schema extends z.ZodType>(
   const { __provider, slice, ...own } = news;
   const given: Record<string, unknown> = { ...own, ...(isKnown(slice) ? (slice as object) : { slice }) };
   // What the site has decided once is no change where a plan, made without the site's record, leaves it open again.
-  for (const mac of ["privateMac", "publicMac"].filter((key) => given[key] === SITE_DECIDES && olds[key])) {
-    given[mac] = olds[mac];
+  for (const key of DECIDED_BY_SITES.filter((key) => given[key] === SITE_DECIDES && olds[key])) {
+    given[key] = olds[key];
   }
   // Before the first `up` the cluster's id is unknown; all else is known then too.
   if (!isKnown({ ...given, clusterId: "" })) {
@@ -174,7 +185,7 @@ export async function diffNode<Inputs>(
 ): Promise<DiffResult> {
   const old = olds as unknown as NodeOutputs;
   const say = progressOf(clusterNameIn(old.clusterId), old.node);
-  const observed = await observeNode(old);
+  const observed = old.allocated === false ? { ...old, live: undefined } : await observeNode(old);
   const now = observed ?? { ...old, state: "missing", ready: false };
   const reshaped = reshapings(policies, { ...now }, news);
   const result = diffByPolicy(policies, olds, news, !now.ready);
@@ -229,7 +240,7 @@ export function pastOf(olds: Properties): Past {
  * create and update are one road: whatever is there, the machine ends up as planned, and running and ready or off.
  * @throws PartialFailure when the machine is there and doesn't get ready
  */
-export async function ensureNode<Inputs extends NodeInputs & FrontendsOwn>(
+export async function ensureNode<Inputs extends NodeInputs & FrontendsOwn & ComputesOwn>(
   planned: Inputs,
   role: BootRequest["role"],
   past: Past,
@@ -239,6 +250,11 @@ export async function ensureNode<Inputs extends NodeInputs & FrontendsOwn>(
   const inputs = decided(planned, record);
   const ref = { cluster: record, node: inputs.node };
   const progress = progressOf(record.name, inputs.node);
+  if (inputs.allocated === false) {
+    progress("has no machine: the site gave fewer computes, with more cpus each");
+    const outs: NodeOutputs = { ...inputs, stateVersion: 1, ready: true, state: NO_MACHINE };
+    return { ...outs };
+  }
   const limits = { seconds: secondsOf(inputs, past), progress };
   const goal = inputs.waitFor ?? "ready";
   const power = inputs.power ?? "on";
@@ -249,7 +265,7 @@ export async function ensureNode<Inputs extends NodeInputs & FrontendsOwn>(
     vcOut,
     keepDisk: role === "frontend" ? past !== "new" || record.mayHoldData === true : past === "existing",
     power,
-    stop: STOP,
+    stop: { ...STOP, progress },
     progress,
   };
 
@@ -300,8 +316,9 @@ export async function ensureNode<Inputs extends NodeInputs & FrontendsOwn>(
   }
 }
 
-/** The inputs with MACs that only the site's record knows: those of the node, and of the computes that a frontend lists. */
-function decided<Inputs extends NodeInputs & FrontendsOwn>(inputs: Inputs, record: ClusterRecord): Inputs {
+/** The inputs with what only the site's record knows: addresses of the node, and of the computes that a frontend lists. */
+function decided<Inputs extends NodeInputs & FrontendsOwn & ComputesOwn>(given: Inputs, record: ClusterRecord): Inputs {
+  const inputs = given.privateIp === SITE_DECIDES ? { ...given, ...addressesIn(record, given) } : given;
   const macs = macsOf(record.plan);
   const decide = (mac: string, ip = "") => (mac === SITE_DECIDES ? (macs.get(ip) ?? mac) : mac);
   const { privateIp, privateMac, publicIp, publicMac, computes } = inputs;
@@ -313,6 +330,15 @@ function decided<Inputs extends NodeInputs & FrontendsOwn>(inputs: Inputs, recor
       computes: computes.map((one) => ({ ...one, privateMac: decide(one.privateMac, one.privateIp) })),
     }),
   };
+}
+
+function addressesIn({ plan }: ClusterRecord, { node, publicIp }: Pick<NodeInputs, "node"> & FrontendsOwn) {
+  if (publicIp !== undefined) {
+    const { privateIp, privateMac, publicIp, publicMac } = plan.frontend;
+    return { privateIp, privateMac, publicIp, publicMac };
+  }
+  const { privateIp, privateMac, allocated } = plan.computes.find(({ name }) => name === node) ?? {};
+  return { ...(privateIp && { privateIp, privateMac }), ...(allocated === false && { allocated }) };
 }
 
 function sayBooted(
@@ -380,7 +406,7 @@ class Failing {
   isTolerated({ clusterId, node }: NodeInputs, { minReady, plan }: ClusterRecord): boolean {
     const nodes = (this.nodes.get(clusterId) ?? new Set()).add(node);
     this.nodes.set(clusterId, nodes);
-    return minReady !== undefined && plan.computes.length - nodes.size >= minReady;
+    return minReady !== undefined && allocatedComputes(plan).length - nodes.size >= minReady;
   }
 
   succeeded({ clusterId, node }: NodeInputs): void {
@@ -400,6 +426,9 @@ export async function readNode(
   keepDisk: boolean,
 ): Promise<{ id: string; props: Properties }> {
   const outs = props as unknown as NodeOutputs;
+  if (outs.allocated === false) {
+    return { id, props };
+  }
   const observed = await observeNode(outs);
   if (observed) {
     const { live: _, ...outs } = observed;
@@ -486,12 +515,15 @@ function snapshotOf(location: NodeLocation): Promise<Snapshot> {
 /** Takes the machine away. Another's machine of the same name is left alone: ours is gone then. */
 export async function removeNode(props: Properties): Promise<void> {
   const outs = props as unknown as NodeOutputs;
+  if (outs.allocated === false) {
+    return;
+  }
   const { driver, record } = await openCluster(outs);
   const cluster = record ?? refOf(await observe(driver, outs), outs);
   if (cluster) {
-    const graceSeconds = outs.timeouts?.delete ?? 0;
-    await using _lock = await lockOf(driver, cluster, progressOf(cluster.name, outs.node));
-    await limitOf(driver)(() => driver.remove({ cluster, node: outs.node }, { graceSeconds }));
+    const limits = { graceSeconds: outs.timeouts?.delete ?? 0, progress: progressOf(cluster.name, outs.node) };
+    await using _lock = await lockOf(driver, cluster, limits.progress);
+    await limitOf(driver)(() => driver.remove({ cluster, node: outs.node }, limits));
   }
 }
 

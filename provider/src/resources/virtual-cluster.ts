@@ -3,6 +3,8 @@ import { homedir } from "node:os";
 import { isAbsolute } from "node:path";
 import { z } from "zod";
 import type {
+  Ability,
+  Capabilities,
   Channel,
   ClusterKeys,
   ClusterRecord,
@@ -22,8 +24,18 @@ import { digestOf, examineDisk } from "../images/disk";
 import { findImage, type LocalImage } from "../images/repository";
 import { refuseBeyondLimits } from "../limits";
 import { contradictionsIn } from "../plan/contradictions";
-import { type ClusterPlan, type ClusterWish, dealtOf, nodesOf, planCluster, refuseOversize, sumOf } from "../plan/plan";
+import {
+  type ClusterPlan,
+  type ClusterWish,
+  dealtOf,
+  nodesOf,
+  planCluster,
+  refuseOversize,
+  SITE_DECIDES,
+  sumOf,
+} from "../plan/plan";
 import { proposals } from "../plan/proposals";
+import { planBySite } from "../plan/site-plan";
 import { shellWord } from "../shell-word";
 import { DIALECTS } from "../vc-out/vc-out";
 import { type Context, clusterIdOf, failureOf, lockOf, openSite, progressOf } from "./context";
@@ -181,7 +193,11 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       }
     };
 
-    const { clusterName, owner, site } = identify(wish, olds, context);
+    const identity = await collect("site", async () => identify(wish, olds, context));
+    if (!identity) {
+      return { inputs: news, failures };
+    }
+    const { clusterName, owner, site } = identity;
     const { mark } = refOf({ ...wish, clusterName, owner });
     const old = Object.keys(olds).length > 1 ? (olds as unknown as VirtualClusterInputs) : undefined;
     const repository = wish.repository ?? home("images");
@@ -196,6 +212,14 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     ]);
     if (planned) {
       failures.push(...contradictionsIn(planned.plan).map((error) => failureOf(error, "plan")));
+      failures.push(
+        ...beyond(planned.capabilities, wish, planned, old && { ...old, newKey: publicKey }).map((error) =>
+          failureOf(error, "site"),
+        ),
+      );
+      if (!old) {
+        announceSite(planned.capabilities, clusterName, planned.plan);
+      }
     }
     if (!publicKey || !planned || failures.length > 0) {
       return { inputs: news, failures };
@@ -257,12 +281,13 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
 
     await refuseBeyondLimits(driver, record, record.plan);
     await using reverter = new Reverter();
-    const keys = await driver.allocate(record);
+    const keys = await driver.allocate(record, progress);
     if (!held) {
       reverter.add(() => driver.release(record, { keepBaseImage: inputs.keepBaseImage, keepDisks: true }));
     }
-    const outs = outputsOf({ ...inputs, plan: await allocatedPlan(driver, inputs) }, record, keys);
-    progress(`network ${inputs.plan.privateNetwork.cidr} and address ${inputs.plan.frontend.publicIp} are reserved`);
+    const plan = await allocatedPlan(driver, inputs);
+    const outs = outputsOf({ ...inputs, plan }, record, keys);
+    progress(`network ${plan.privateNetwork.cidr} and address ${plan.frontend.publicIp} are reserved`);
     await driver.fixImages(record, progress);
     reverter.succeed();
     proposals.settle(inputs.siteId, inputs.clusterName);
@@ -302,7 +327,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
       mayHoldData: true,
     };
     await refuseBeyondLimits(driver, record, record.plan);
-    const keys = await driver.allocate(record);
+    const keys = await driver.allocate(record, progress);
     const outs = outputsOf({ ...inputs, plan: await allocatedPlan(driver, inputs) }, record, keys);
     try {
       await driver.fixImages(record, progress);
@@ -349,8 +374,10 @@ function refusedChanges(old: VirtualClusterInputs, inputs: VirtualClusterInputs)
     "frontend.diskSize": plan.frontend.diskSize,
   });
   const policies = { ...VIRTUAL_CLUSTER_POLICIES, "frontend.diskSize": DISK_GROWS, plan: IN_PLACE };
+  const wasOpen = old.plan.frontend.publicIp === SITE_DECIDES;
   return refusals(policies, told(old), told(inputs)).filter(
-    ({ property }) => !(property === "image" && inputs.allowReplace === "computes"),
+    ({ property }) =>
+      !(property === "image" && inputs.allowReplace === "computes") && !(property === "publicIp" && wasOpen),
   );
 }
 
@@ -408,6 +435,7 @@ const BY_CHANNEL: Readonly<Record<Channel, string>> = {
   agent: "goes through the guest agent, while it runs",
   ssh: "goes over ssh, while it runs",
   context: "goes onto its context disc, while it runs",
+  site: "is handed over by the site, while it runs",
   nextBoot: "waits for its next start, since its guest offers no channel now",
 };
 
@@ -429,7 +457,10 @@ async function shutDown(driver: Driver, record: ClusterRecord, progress: Progres
     ([, { mark, state }]) => isOurs(mark, record) && state === "running",
   );
   const nodes = machines.map(([node]) => node);
-  const stop = (node: string) => driver.shutdown({ cluster: record, node }, { graceSeconds: SHUTDOWN_SECONDS });
+  const stop = (node: string) => {
+    const limits = { graceSeconds: SHUTDOWN_SECONDS, progress: progressOf(record.name, node) };
+    return driver.shutdown({ cluster: record, node }, limits);
+  };
   if (nodes.length > 0) {
     progress(`shutting down ${nodes.length} machines, computes first`);
   }
@@ -467,8 +498,9 @@ async function plan(
   }
   const known = proposals.withOthers(description, wish.name);
   const dealt = held?.plan ?? old;
-  const { macs, reserves } = driver.capabilities;
-  const planned = planCluster(wish, known, dealt && dealtOf(dealt), macs);
+  const { addresses, macs, reserves } = driver.capabilities;
+  const planned =
+    addresses === "site" ? planBySite(wish, known, dealt) : planCluster(wish, known, dealt && dealtOf(dealt), macs);
   const running = [...machines.values()].filter(({ state }) => state === "running");
   const present = reserves === "running" ? running : held ? nodesOf(held.plan) : [];
   if (wish.power === "on" || reserves === "allocated") {
@@ -478,7 +510,64 @@ async function plan(
   const [asked, used] = [sumOf(nodesOf(planned)), sumOf(present)];
   const growth = { cpus: asked.cpus - used.cpus, memory: asked.memory - used.memory };
   proposals.propose(description.siteId, wish.name, planned, growth);
-  return { siteId: description.siteId, plan: planned };
+  return { siteId: description.siteId, plan: planned, held: dealt, capabilities: driver.capabilities };
+}
+
+/** What the program asks for and this site can't do: said in the preview, not in the middle of `up`. */
+function beyond(
+  { lacks = {} }: Capabilities,
+  wish: Args,
+  { plan, held }: { readonly plan: ClusterPlan; readonly held: ClusterPlan | undefined },
+  old: (VirtualClusterInputs & { readonly newKey: string | undefined }) | undefined,
+): NotSupported[] {
+  const shapesOf = ({ asked, computes, frontend }: ClusterPlan) => [
+    asked ?? computes.map(({ cpus }) => cpus),
+    computes[0]?.memory ?? 0,
+    [frontend.cpus, frontend.memory],
+  ];
+  const isChanged = held !== undefined && !same(shapesOf(held), shapesOf(plan));
+  const isSmaller = held !== undefined && plan.computes.length < held.computes.length;
+  const asked: ReadonlyArray<readonly [ability: Ability, property: string, isAsked: boolean]> = [
+    ["resize", "numCpus", isChanged],
+    ["resize", "publicKey", old?.newKey !== undefined && old.newKey !== old.publicKey],
+    ["removal", "numCpus", isSmaller],
+    ["removal", "image", old !== undefined && old.image !== wish.image],
+    ["powerOff", "power", wish.power === "off"],
+    ["diskSize", "diskSize", wish.diskSize !== undefined],
+    ["diskSize", "frontend.diskSize", wish.frontend.diskSize !== undefined],
+    ["publicIp", "publicIp", wish.publicIp !== undefined && wish.publicIp !== held?.frontend.publicIp],
+    ["vcOutDialect", "vcOutDialect", wish.vcOutDialect !== undefined],
+  ];
+  return asked.flatMap(([ability, property, isAsked]) => {
+    const lack = lacks[ability];
+    return lack !== undefined && isAsked
+      ? [
+          new NotSupported(`${property}: this site can't do that`, lack, "Leave it as it is, or leave it out").about(
+            property,
+          ),
+        ]
+      : [];
+  });
+}
+
+/** What a first preview can't show, and what will not work later. */
+function announceSite(
+  { lacks = {}, mergesNodes, readiness }: Capabilities,
+  clusterName: string,
+  plan: ClusterPlan,
+): void {
+  const say = progressOf(clusterName);
+  if (mergesNodes && plan.computes.length > 0) {
+    say(
+      `the site decides how many of its ${plan.computes.length} computes share the cpus: there may be fewer, with more cpus each`,
+    );
+  }
+  if (!readiness) {
+    say("this site doesn't tell when a node is ready: `up` waits until its machine runs");
+  }
+  if (lacks.removal !== undefined) {
+    say(`\`pulumi destroy\` and fewer computes won't work at this site: ${lacks.removal}`);
+  }
 }
 
 /**
@@ -583,9 +672,10 @@ function recordOf(inputs: VirtualClusterInputs, createdAt: string, image: ImageR
 function outputsOf(inputs: VirtualClusterInputs, record: ClusterRecord, keys: ClusterKeys): Properties {
   const { publicIp } = inputs.plan.frontend;
   const sshConfig = "sshConfig" in inputs.site ? inputs.site.sshConfig : undefined;
+  const knownHosts = keys.hostKey === undefined ? "" : `${publicIp} ${keys.hostKey}`;
   const sshArguments = [
     ...(sshConfig ? ["-F", sshConfig] : []),
-    ...["-o", `KnownHostsCommand=/bin/echo ${publicIp} ${keys.hostKey}`],
+    ...(knownHosts ? ["-o", `KnownHostsCommand=/bin/echo ${knownHosts}`] : []),
     `root@${publicIp}`,
   ];
   return withoutUndefined<Properties>({
@@ -597,7 +687,7 @@ function outputsOf(inputs: VirtualClusterInputs, record: ClusterRecord, keys: Cl
     keys,
     sshArguments,
     ssh: ["ssh", ...sshArguments.map(shellWord)].join(" "),
-    knownHosts: `${publicIp} ${keys.hostKey}`,
+    knownHosts,
   });
 }
 

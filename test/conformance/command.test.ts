@@ -1,0 +1,4 @@
+import { commandBackend } from "./command";
+import { describeConformance } from "./suite";
+
+describeConformance("command, with all programs", () => commandBackend());
