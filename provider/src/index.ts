@@ -10,6 +10,9 @@ import { stopWithEngine } from "./resources/engine-watch";
 import { frontendNodeLifeCycle } from "./resources/frontend-node";
 import type { ConfigureRequest, LifeCycle } from "./resources/host";
 import { virtualClusterLifeCycle } from "./resources/virtual-cluster";
+import { searchSystemFolders } from "./setup/search-path";
+
+searchSystemFolders();
 
 export function claim(request: ConfigureRequest): LifeCycle {
   stopWithEngine();

@@ -1,4 +1,5 @@
 import { Command, CommanderError } from "commander";
+import { searchSystemFolders } from "../setup/search-path";
 import { addCompletion } from "./completion";
 import { addConsole } from "./console";
 import { addCp } from "./cp";
@@ -29,6 +30,7 @@ const USAGE = 2;
  * @returns its exit code: 0, 1 for a failure, 2 for wrong usage; that of ssh where a command ran on a node
  */
 export async function main(args: readonly string[], terminal: Terminal = TERMINAL): Promise<number> {
+  searchSystemFolders();
   let exitCode = 0;
   const fail = (code = FAILURE) => {
     exitCode = code;

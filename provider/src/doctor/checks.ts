@@ -1,5 +1,5 @@
 import { accessSync, constants, existsSync, readFileSync } from "node:fs";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
 import { kvmUsable } from "../default-site/kvm";
 import { siteStatus } from "../default-site/site";
 import { VirtualClusterError } from "../drivers/errors";
@@ -101,15 +101,11 @@ function nodeVersion(): Finding {
     : missing("Node.js", `${process.versions.node} is too old`, `Install ${oldest} or later`);
 }
 
-/** The default site's are run as root, whose PATH has these folders. */
-const ROOTS_PATH = ["/usr/sbin", "/sbin"];
-
 function programs({ purpose, packages }: SystemNeed, isNeeded: boolean): Finding {
   const what = `programs for ${purpose}`;
   const path = process.env.PATH ?? "";
-  const asRoot = [path, ...ROOTS_PATH].join(delimiter);
   const absent = Object.entries(packages).flatMap(([name, list]) => {
-    const lacking = list.filter((program) => onPath(program, asRoot).length === 0);
+    const lacking = list.filter((program) => onPath(program, path).length === 0);
     return lacking.length > 0 ? [{ name, lacking }] : [];
   });
   if (absent.length > 0) {
@@ -120,12 +116,7 @@ function programs({ purpose, packages }: SystemNeed, isNeeded: boolean): Finding
       fix: `Install what Debian calls ${absent.map(({ name }) => name).join(", ")}; or run ${SET_UP}`,
     };
   }
-  const unseen = Object.values(packages)
-    .flat()
-    .filter((program) => onPath(program, path).length === 0);
-  return unseen.length > 0 && isNeeded && purpose !== "the default site"
-    ? missing(what, `not on your PATH: ${unseen.join(", ")}`, `Add ${ROOTS_PATH.join(" and ")} to PATH`)
-    : ok(what, Object.values(packages).flat().join(", "));
+  return ok(what, Object.values(packages).flat().join(", "));
 }
 
 function fuse(): Finding {

@@ -1,4 +1,5 @@
 import { connect, resolveSettings } from "../drivers/registry";
+import { searchSystemFolders } from "../setup/search-path";
 import { allocate, boot, fixImages, reconfigure, remove, type Surroundings, shutdown, status } from "./operations";
 import { settingsOf } from "./settings";
 
@@ -44,6 +45,7 @@ export async function main(driverName: string, program: string, args: readonly s
     console.error(`${program}: ${wrong}. Usage: ${program} ${usage}`);
     return USAGE;
   }
+  searchSystemFolders();
   try {
     const site = resolveSettings(settingsOf(driverName, process.env));
     const last = await entry.run({ driver: connect(site), site, progress: (line) => console.log(line) }, args);
