@@ -72,4 +72,29 @@ describe("Pulumi at a site with programs of its own, which merges nodes", functi
     expect(await machines()).to.deep.equal([]);
     expect(await readdir(join(site, "nets"))).to.deep.equal([]);
   });
+
+  it("is what pragma_boot uses where a site_conf.conf says so", async () => {
+    const folder = join(world.home, "programs of old");
+    await mkdir(folder);
+    for (const program of await readdir(STAND_IN)) {
+      const script = `#!/bin/sh\nSITE='${site}' exec '${join(STAND_IN, program)}' "$@"\n`;
+      await writeFile(join(folder, program), script, { mode: 0o755 });
+    }
+    await writeFile(
+      join(world.home, "site_conf.conf"),
+      `# As sites have it.
+site_ve_driver = "${folder}"
+temp_directory = '${join(world.home, "temporary")}'
+repository_class = "vc_repository.local"
+repository_dir = "${world.fakeImages}"
+`,
+    );
+    expect(await world.pragmaBoot("--list")).to.include({ exitCode: 0, all: "fake" });
+    const { exitCode, all } = await world.pragmaBoot("-vcname", "fake", "-num_cpus", "4");
+    expect(all).to.match(/^compute-0 +2 /m);
+    expect(exitCode).to.equal(0);
+    expect(await machines()).to.have.length(3);
+    expect((await world.pragmaBoot("clean", "fake")).exitCode).to.equal(0);
+    expect(await machines()).to.deep.equal([]);
+  });
 });
