@@ -6,7 +6,8 @@ import { execa } from "execa";
 import type { NetworkContract } from "../../provider/src/drivers/driver";
 import { GuestFileSystem } from "../../provider/src/images/file-system";
 import type { GuestChange, GuestFile } from "../../provider/src/images/overlay";
-import { type NodeSetUp, nodeFiles } from "../../provider/src/node-files/node-files";
+import { nodeFiles } from "../../provider/src/node-files/node-files";
+import type { NodeSetUp } from "../../provider/src/node-files/set-up";
 import { type ComputeVcOut, type FrontendVcOut, frontendVcOut, type Nic } from "../../provider/src/vc-out/vc-out";
 import { writeVcOut } from "../../provider/src/vc-out/write";
 

@@ -8,7 +8,7 @@ import { parseListing } from "../../provider/src/drivers/rocks/listing";
 import { stateOf } from "../../provider/src/drivers/rocks/machines";
 import { decodeMark, encodeMark } from "../../provider/src/drivers/rocks/marks";
 import { isVmName, nodeOf, refuseBadName, vmName } from "../../provider/src/drivers/rocks/names";
-import { freeVlan, place, vlansOf } from "../../provider/src/drivers/rocks/placement";
+import { freeVlan, place } from "../../provider/src/drivers/rocks/placement";
 import {
   parseAttributes,
   parseClusters,
@@ -17,6 +17,7 @@ import {
   parseNetworks,
   parseVms,
 } from "../../provider/src/drivers/rocks/tables";
+import { vlansOf } from "../../provider/src/drivers/rocks/vlans";
 import { runRocks } from "../stand-ins/rocks/commands";
 import { freshSite } from "../stand-ins/rocks/site";
 

@@ -1,22 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { execa } from "execa";
+import type { KeyPair, PrivateKeys } from "../node-files/set-up";
 import { inTemporaryFolder } from "../temporary-folder";
 import type { ClusterKeys } from "./driver";
-
-export interface KeyPair {
-  readonly private: string;
-  /** `ssh-ed25519 AAAA…`, without a comment. */
-  readonly public: string;
-}
-
-/** The key pairs that are made for one cluster. */
-export interface PrivateKeys {
-  /** What all its nodes show as their host key. */
-  readonly hostKey: KeyPair;
-  /** Root's own, with which nodes reach each other. */
-  readonly rootKey: KeyPair;
-}
 
 export async function makeKeys(cluster: string): Promise<PrivateKeys> {
   const [hostKey, rootKey] = await Promise.all([makeKeyPair("host"), makeKeyPair(`root@${cluster}`)]);

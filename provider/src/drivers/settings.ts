@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { addressesOf, isNetmask } from "../plan/addresses";
-import { vlansOf } from "./rocks/placement";
+import { vlansOf } from "./rocks/vlans";
 
 /** Takes what `parse` takes, and gives its words for the rest. */
 function refuseWhat<T>(parse: (value: T) => unknown) {

@@ -4,7 +4,7 @@ import { subnetOf } from "../plan/addresses";
 import { readVcOut } from "../vc-out/read";
 import { type Nic, PRIVATE, PUBLIC, type VcOut } from "../vc-out/vc-out";
 import { whatGuestWrites } from "./configured-files";
-import type { NodeSetUp } from "./node-files";
+import type { NodeSetUp } from "./set-up";
 
 const SEED_FOLDER = "/var/lib/cloud/seed/nocloud";
 /** cloud-init runs what lies there at the end of each boot, whatever starts services in the image. */

@@ -7,7 +7,7 @@ import type { GuestEntry, GuestFileSystem } from "../images/file-system";
 import type { GuestChange, GuestFile, GuestLink } from "../images/overlay";
 import { inTemporaryFolder } from "../temporary-folder";
 import { readVcOut } from "../vc-out/read";
-import type { NodeSetUp } from "./node-files";
+import type { NodeSetUp } from "./set-up";
 
 /** Folders of which the configuration of a network and of ssh depends, with what they hold. */
 const CONFIGURATION = [

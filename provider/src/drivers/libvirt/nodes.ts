@@ -4,10 +4,11 @@ import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import pLimit from "p-limit";
 import { type GuestChanges, injectInto, withOverlay } from "../../images/overlay";
-import { KEY_FILES, nodeFiles } from "../../node-files/node-files";
+import { nodeFiles } from "../../node-files/node-files";
+import type { PrivateKeys } from "../../node-files/set-up";
+import { KEY_FILES } from "../../node-files/set-up";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { sha256 } from "../../vc-out/digest";
-import type { PrivateKeys } from "../cluster-keys";
 import type {
   BootRequest,
   Channel,

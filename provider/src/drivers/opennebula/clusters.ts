@@ -1,5 +1,6 @@
+import type { PrivateKeys } from "../../node-files/set-up";
 import { allDigestsOf, digestsOf, formerBases, withFormerBases } from "../bases";
-import { makeKeys, type PrivateKeys, parseKeys, publicHalves } from "../cluster-keys";
+import { makeKeys, parseKeys, publicHalves } from "../cluster-keys";
 import type { ClusterKeys, ClusterRecord, ClusterRef, FoundCluster, Progress } from "../driver";
 import { ForeignOwner, NotFound } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";

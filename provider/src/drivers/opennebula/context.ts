@@ -1,5 +1,5 @@
+import type { PrivateKeys } from "../../node-files/set-up";
 import { sha256 } from "../../vc-out/digest";
-import type { PrivateKeys } from "../cluster-keys";
 import type { ClusterRecord } from "../driver";
 import { TAG } from "./objects";
 import { base64, fromBase64, type TemplateGroup } from "./template-text";

@@ -1,8 +1,9 @@
+import type { PrivateKeys } from "../../node-files/set-up";
 import { overlap, subnet } from "../../plan/addresses";
 import { type ClusterPlan, macsOf, nodesOf, refuseOversize, SITE_DECIDES, withMacs } from "../../plan/plan";
 import { allDigestsOf, digestsOf, formerBases, withFormerBases } from "../bases";
 import { Batcher } from "../batcher";
-import { makeKeys, type PrivateKeys, publicHalves } from "../cluster-keys";
+import { makeKeys, publicHalves } from "../cluster-keys";
 import type { ClusterKeys, ClusterRecord, ClusterRef, DiskImage, FoundCluster, Mark, Progress } from "../driver";
 import { AddressTaken, ForeignOwner, NotFound } from "../errors";
 import { refuseForeign } from "../ownership";
@@ -14,11 +15,12 @@ import { ContainerUnreachable, type RocksFrontend } from "./frontend";
 import type { Locks } from "./locks";
 import { decodeMark, encodeMark, MARK_ATTRIBUTE } from "./marks";
 import { refuseBadName, vmName } from "./names";
-import { freeVlan, place, vlansOf } from "./placement";
+import { freeVlan, place } from "./placement";
 import { Rows } from "./rows";
 import { describeSite, roomsLeft, takenAddresses, takenSubnets, vmsOf } from "./site";
 import type { ClusterFile, NodeFile, Store, StoreContent } from "./store";
 import { parseAttributes, parseHosts } from "./tables";
+import { vlansOf } from "./vlans";
 
 /** What the engine asks at once arrives within this time. */
 export const TOGETHER_MS = 12;

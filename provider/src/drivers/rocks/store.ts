@@ -1,5 +1,6 @@
 import type { Change } from "../../images/changes";
-import { type PrivateKeys, parseKeys } from "../cluster-keys";
+import type { PrivateKeys } from "../../node-files/set-up";
+import { parseKeys } from "../cluster-keys";
 import type { ClusterRecord, Mark } from "../driver";
 import { SiteFailure } from "../errors";
 import type { RocksFrontend } from "./frontend";
