@@ -9,7 +9,7 @@ import { World } from "./world";
 /** A cluster whose image has its own way to configure a network is configured that way. */
 export function describeNetworkStack(image: "networkd" | "ifupdown", vcOutDialect: "A" | "B"): void {
   describe(`a cluster of Debians with ${image}, told in dialect ${vcOutDialect}`, function () {
-    this.timeout(600_000);
+    this.timeout(1_200_000);
     let world: World;
     let life: Life;
     let shell: Shell;
@@ -20,7 +20,9 @@ export function describeNetworkStack(image: "networkd" | "ifupdown", vcOutDialec
       world = await World.create();
       await world.quickstart("--start-site");
       life = new Life(world, image);
-      args = { image, repository, vcOutDialect, numCpus: 2, memoryPerNode: 256, frontend: { memory: 256 } };
+      // systemd takes its time where processors are emulated and busy.
+      const timeouts = { create: 600, update: 600 };
+      args = { image, repository, vcOutDialect, numCpus: 2, memoryPerNode: 256, frontend: { memory: 256 }, timeouts };
     });
 
     after(async () => {
