@@ -101,7 +101,7 @@ export interface RocksSite {
   driver: "rocks";
   /** The Rocks frontend as ssh takes it, `root@frontend.example.edu` or an alias. Default: this machine is it. */
   ssh?: string;
-  /** Whether commands go through `sudo -n`. Default: where the log-in isn't root. */
+  /** Whether `rocks` is run through `sudo -n`; nothing else ever is. Default: where the log-in isn't root. */
   sudo?: boolean;
   /** Path of the program there. Default `/opt/rocks/bin/rocks`. */
   rocks?: string;

@@ -1,8 +1,12 @@
-import { chmod, mkdir, readFile, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { execa } from "execa";
+import { writeSudo } from "../stand-ins/rocks/sudo";
+
+/** Who may do there what docs/sites/rocks.md says, and nothing more. */
+export const ACCOUNT = { name: "vc-account", uid: 4242 } as const;
 
 /** Its own mounts; log-ins go through a real sshd on loopback. */
 const HOST_SCRIPT = `
@@ -10,10 +14,14 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=700 tmpfs /root
 mkdir -p /run/sshd
 cp "$1/host_key" "$1/authorized_keys" /run/sshd/
-chmod 600 /run/sshd/*
+chmod 600 /run/sshd/host_key
+chmod 644 /run/sshd/authorized_keys
 # root may log in with a key, whatever this machine says of its password.
 echo 'root:*:19000:0:99999:7:::' >/run/shadow
+echo '${ACCOUNT.name}:*:19000:0:99999:7:::' >>/run/shadow
 mount --bind /run/shadow /etc/shadow
+{ cat /etc/passwd; echo '${ACCOUNT.name}:x:${ACCOUNT.uid}:${ACCOUNT.uid}::/run:/bin/bash'; } >/run/passwd
+mount --bind /run/passwd /etc/passwd
 exec /usr/sbin/sshd -D -f "$1/sshd_config" -E "$1/sshd.log"
 `;
 
@@ -27,17 +35,22 @@ exec unshare --mount bash -c 'mount --bind "$1" "$2" && exec bash -c "$3"' bash 
 /** A Rocks frontend that is reached over ssh only, and from which its containers are. Needs root. */
 export class RemoteFrontend implements AsyncDisposable {
   private constructor(
-    /** What the site's settings call it. */
-    readonly destination: string,
     /** A folder with the programs that this side needs to reach it. */
     readonly path: string,
     /** Where this side finds the containers' folders. */
     readonly containers: string,
+    /** Whether accounts can have access lists. */
+    readonly hasAccessLists: boolean,
+    private readonly log: string,
     private readonly stop: () => Promise<unknown>,
   ) {}
 
-  /** @param folder of the site's disks, the same path everywhere */
-  static async start(home: string, folder: string): Promise<RemoteFrontend> {
+  /**
+   * Its name is `rocks-frontend` to root and `<name>-at-rocks-frontend` to the account.
+   * @param folder of the site's disks, the same path everywhere
+   * @param rocks the one program that the account may run by sudo
+   */
+  static async start(home: string, folder: string, rocks: string): Promise<RemoteFrontend> {
     const [etc, path, there, containers] = ["etc", "path", "there", "containers"].map((name) => join(home, name)) as [
       ...[string, string, string, string],
     ];
@@ -64,14 +77,28 @@ SetEnv PATH=${there}:/usr/sbin:/usr/bin:/sbin:/bin
 `,
     );
     await writeFile(join(there, "ssh"), CONTAINER_SSH(containers, folder));
+    await writeSudo(join(there, "sudo"), rocks);
+    const { stdout: setfacl } = await execa("which", ["setfacl"], { reject: false });
+    if (setfacl !== "") {
+      await symlink(setfacl, join(there, "setfacl"));
+    }
+    // What the account runs lies below this.
+    await chmod(home, 0o711);
     const options = [
-      ...["HostName=127.0.0.1", `Port=${port}`, "User=root", "HostKeyAlias=rocks-frontend", "IdentitiesOnly=yes"],
+      ...["HostName=127.0.0.1", `Port=${port}`, "HostKeyAlias=rocks-frontend", "IdentitiesOnly=yes"],
       ...[`IdentityFile=${join(etc, "user_key")}`, `UserKnownHostsFile=${join(etc, "known_hosts")}`],
     ];
     const { stdout: ssh } = await execa("which", ["ssh"]);
     await writeFile(
       join(path, "ssh"),
-      `#!/bin/sh\ncase " $* " in *" rocks-frontend "*) exec ${ssh} ${options.map((one) => `-o ${one}`).join(" ")} "$@" ;; esac\nexec ${ssh} "$@"\n`,
+      `#!/bin/sh
+case " $* " in
+  *" rocks-frontend "*) user=root ;;
+  *" ${ACCOUNT.name}-at-rocks-frontend "*) user=${ACCOUNT.name} ;;
+  *) exec ${ssh} "$@" ;;
+esac
+exec ${ssh} -o User=$user ${options.map((one) => `-o ${one}`).join(" ")} "$@"
+`,
     );
     await Promise.all([join(there, "ssh"), join(path, "ssh")].map((file) => chmod(file, 0o755)));
     const sshd = execa("unshare", ["--mount", "bash", "-c", HOST_SCRIPT, "bash", etc], { reject: false });
@@ -92,7 +119,12 @@ SetEnv PATH=${there}:/usr/sbin:/usr/bin:/sbin:/bin
       sshd.kill();
       return sshd;
     };
-    return new RemoteFrontend("rocks-frontend", path, containers, stop);
+    return new RemoteFrontend(path, containers, setfacl !== "", join(etc, "sshd.log"), stop);
+  }
+
+  /** How often somebody has logged in, not counting what shares a connection. */
+  async logIns(): Promise<number> {
+    return (await readFile(this.log, "utf8")).match(/Accepted publickey/g)?.length ?? 0;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -236,7 +236,7 @@ class Gate {
   static async make(folder: string): Promise<Gate> {
     await mkdir(folder);
     await writeFile(join(folder, "calls"), "");
-    const file = join(folder, "sh");
+    const file = join(folder, "bash");
     await writeFile(
       file,
       `#!/bin/sh
@@ -246,7 +246,7 @@ if [ -e "$here/allowed" ] && [ "$(wc -l <"$here/calls")" -gt "$(cat "$here/allow
   echo "interrupted by the test" >&2
   exit 1
 fi
-exec /bin/sh "$@"
+exec /bin/bash "$@"
 `,
     );
     await chmod(file, 0o755);

@@ -2,24 +2,47 @@ import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import { NotFound, SiteFailure, Unreachable, type VirtualClusterError } from "../../provider/src/drivers/errors";
+import {
+  Denied,
+  NotFound,
+  SiteFailure,
+  Unreachable,
+  type VirtualClusterError,
+} from "../../provider/src/drivers/errors";
 import { RocksFrontend } from "../../provider/src/drivers/rocks/frontend";
+import type { RocksSettings } from "../../provider/src/drivers/settings";
+import { writeSudo } from "../stand-ins/rocks/sudo";
+
+type Sudo = Pick<RocksSettings, "sudo">;
 
 describe("the rocks command", () => {
+  const path = process.env.PATH;
   let folder: string;
 
   beforeEach(async () => {
     folder = await mkdtemp(join(tmpdir(), "rocks-frontend-"));
+    process.env.PATH = `${folder}:${path}`;
   });
 
-  afterEach(() => rm(folder, { recursive: true }));
+  afterEach(async () => {
+    process.env.PATH = path;
+    await rm(folder, { recursive: true });
+  });
+
+  async function program(name: string, script: string): Promise<string> {
+    const file = join(folder, name);
+    await writeFile(file, `#!/bin/bash\n${script}\n`);
+    await chmod(file, 0o755);
+    return file;
+  }
 
   /** A program of ours in its place. */
-  async function frontendOf(script: string): Promise<RocksFrontend> {
-    const rocks = join(folder, "rocks");
-    await writeFile(rocks, `#!/bin/bash\n${script}\n`);
-    await chmod(rocks, 0o755);
-    return new RocksFrontend({ driver: "rocks", rocks, sudo: false, publicAddresses: ["198.51.100.20"] });
+  async function frontendOf(script: string, settings: Sudo = { sudo: false }): Promise<RocksFrontend> {
+    return frontendAt(await program("rocks", script), settings);
+  }
+
+  function frontendAt(rocks: string, settings: Sudo): RocksFrontend {
+    return new RocksFrontend({ driver: "rocks", rocks, publicAddresses: ["198.51.100.20"], ...settings });
   }
 
   async function failure(work: Promise<unknown>): Promise<VirtualClusterError> {
@@ -66,16 +89,86 @@ describe("the rocks command", () => {
   }
 
   it("that isn't there is an answer about the site, not about what was asked for", async () => {
-    const frontend = new RocksFrontend({
-      ...{ driver: "rocks", rocks: join(folder, "none"), sudo: false, publicAddresses: ["198.51.100.20"] },
-    });
-    expect(await failure(frontend.rocks(["list", "host"]))).to.be.instanceOf(Unreachable);
+    await writeSudo(join(folder, "sudo"), join(folder, "none"));
+    for (const sudo of [false, true]) {
+      const frontend = frontendAt(join(folder, "none"), { sudo });
+      expect(await failure(frontend.rocks(["list", "host"]))).to.be.instanceOf(Unreachable);
+    }
   });
 
-  it("gets every argument as it is, and none of a script's input", async () => {
-    const frontend = await frontendOf(`printf '<%s>' "$@"; cat`);
-    const words = ["container-hosts=a b", "it's", 'a "b"', "$(id)", "`id`", "\\", "*", "x' or '1'='1"];
-    expect(await frontend.rocks(words)).to.equal(words.map((word) => `<${word}>`).join(""));
+  for (const sudo of [false, true]) {
+    it(`gets every argument as it is, and none of a script's input, ${sudo ? "by sudo" : "as root"}`, async () => {
+      const frontend = await frontendOf(`printf '<%s>' "$@"; cat`, { sudo });
+      await writeSudo(join(folder, "sudo"), join(folder, "rocks"));
+      const words = ["container-hosts=a b", "it's", 'a "b"', "$(id)", "`id`", "\\", "*", "x' or '1'='1"];
+      expect(await frontend.rocks(words)).to.equal(words.map((word) => `<${word}>`).join(""));
+    });
+  }
+
+  const byWhom: ReadonlyArray<readonly [string, number, Sudo, boolean]> = [
+    ["root", 0, {}, false],
+    ["root, whose site says sudo", 0, { sudo: true }, true],
+    ["an account", 1000, {}, true],
+    ["an account, whose site says no sudo", 1000, { sudo: false }, false],
+  ];
+  for (const [who, uid, settings, bySudo] of byWhom) {
+    it(`${bySudo ? "is all that runs by sudo" : "isn't run by sudo, nor is anything else"} for ${who}`, async () => {
+      const say = `[ -n "$SUDO_COMMAND" ] || SUDO_COMMAND=itself; echo "$0 $* by $SUDO_COMMAND"`;
+      const frontend = await frontendOf(say, settings);
+      const rocks = join(folder, "rocks");
+      await program("id", `echo ${uid}`);
+      await writeSudo(join(folder, "sudo"), rocks);
+      await frontend.refuseWithoutRights(folder);
+      const expected = [["list", "host"], ["list"]].map((words) => {
+        const command = [rocks, ...words].join(" ");
+        return `${command} by ${bySudo ? command : "itself"}\n`;
+      });
+      expect(await frontend.sequence([["list", "host"], ["list"]])).to.deep.equal(expected);
+      expect(await frontend.script(say)).to.equal("virtual-cluster  by itself\n");
+      expect((await frontend.scriptOn(undefined, say)).stdout).to.equal("virtual-cluster  by itself\n");
+    });
+  }
+
+  it("is refused by sudo: the error has the line that is missing", async () => {
+    const frontend = await frontendOf("echo never", { sudo: true });
+    const refusals: ReadonlyArray<readonly [string, string]> = [
+      [
+        `[ "$2" != -l ] || exit 1; echo "Sorry, user vc is not allowed to execute 'rocks' as root on x." >&2`,
+        "may not",
+      ],
+      ["echo 'sudo: a password is required' >&2", "a password is required"],
+      ["echo 'sudo: sorry, you must have a tty to run sudo' >&2", "must have a tty"],
+      ["echo 'vc is not in the sudoers file.  This incident will be reported.' >&2", "not in the sudoers file"],
+    ];
+    for (const [script, words] of refusals) {
+      await program("sudo", `${script}; exit 1`);
+      const errors = [frontend.refuseWithoutRights(folder), frontend.rocks(["list", "host"])];
+      const [error, other] = await Promise.all(errors.map(failure));
+      for (const one of [error, other]) {
+        expect(one).to.be.instanceOf(Denied);
+        expect(one?.hint).to.include(`account ALL=(root) NOPASSWD: ${join(folder, "rocks")}`);
+      }
+      expect(error?.message).to.include(words);
+    }
+  });
+
+  it("fails by itself where sudo only warns", async () => {
+    const frontend = await frontendOf(`[ $# = 0 ] || echo 'Error: cannot resolve host "x"'; exit 1`, { sudo: true });
+    await program("sudo", `echo 'sudo: unable to resolve host rocks: Name or service not known' >&2; shift; "$@"`);
+    expect(await failure(frontend.rocks(["list", "host", "x"]))).to.be.instanceOf(NotFound);
+    expect(await failure(frontend.rocks([]))).to.be.instanceOf(SiteFailure);
+  });
+
+  it("is no use to an account that may not write the folder", async () => {
+    const frontend = await frontendOf("echo fine");
+    await frontend.refuseWithoutRights(join(folder, "to", "be", "made"));
+    const error = await failure(frontend.refuseWithoutRights(join(folder, "rocks", "disks")));
+    expect(error).to.be.instanceOf(Denied);
+    expect(error.message).to.include(`may not write ${join(folder, "rocks")}`);
+    const refused = await failure(
+      frontend.script("echo 'mkdir: cannot create directory x: Permission denied' >&2; exit 1"),
+    );
+    expect(refused).to.be.instanceOf(Denied);
   });
 
   it("isn't run after one that failed, where it changes something; where it reads, it is", async () => {

@@ -97,7 +97,7 @@ const rocks = z.strictObject({
     .string()
     .regex(/^[A-Za-z0-9_][^\s]*$/, "must be a destination of ssh, such as root@frontend.example.edu")
     .optional(),
-  /** Whether commands go through `sudo -n`. Default: where the log-in isn't root. */
+  /** Whether `rocks` is run through `sudo -n`; nothing else ever is. Default: where the log-in isn't root. */
   sudo: z.boolean().optional(),
   /** Path of the program there. Default `/opt/rocks/bin/rocks`. */
   rocks: z
@@ -130,7 +130,7 @@ const rocks = z.strictObject({
     .optional(),
   /** Where private subnets (/24) are cut from. Default `10.84.0.0/16`. */
   privateRange: z.cidrv4().optional(),
-  /** A folder of ours for disks and records, the same path on the Rocks frontend and on all containers. Default `/state/partition1/virtual-cluster`. */
+  /** A folder of the account's for disks and records, the same path on the Rocks frontend and on all containers. Default `/state/partition1/virtual-cluster`. */
   diskFolder: z
     .string()
     .regex(/^(\/[\w-][\w.-]*)+$/, "must be an absolute path of letters, digits, dots and dashes")

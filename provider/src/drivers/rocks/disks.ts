@@ -9,7 +9,7 @@ import { inTemporaryFolder } from "../../temporary-folder";
 import type { DiskImage, Progress } from "../driver";
 import { InvalidImage, NotFound, SiteFailure } from "../errors";
 import { reporting } from "../transfer";
-import { type Answer, ContainerUnreachable, type RocksFrontend, type ScriptOptions } from "./frontend";
+import { type Answer, ContainerUnreachable, type RocksFrontend, refuseFailure, type ScriptOptions } from "./frontend";
 import { MAKE_FOLDER } from "./store";
 
 const TRANSFER_SECONDS = 6 * 3600;
@@ -20,7 +20,11 @@ const ABSENT = 3;
 /** What lies in a host's folder: bytes by name of file. */
 export type Files = ReadonlyMap<string, number>;
 
-/** A new disk: a copy of its base, which costs nothing where the file system can share blocks, with what differs. */
+/**
+ * A new disk: a copy of its base, which costs nothing where the file system can share blocks, with what differs. When its
+ * machine starts, libvirt gives the file to the user that QEMU runs as, and root has it afterwards: only an entry in the
+ * access list, which not every file system has, lets an account write it then.
+ */
 const MAKE = `set -e
 umask 077
 cd "$1"
@@ -28,6 +32,7 @@ cd "$1"
 rm -f "$3" "$3.part"
 cp --reflink=auto --sparse=always "$2" "$3.part"
 chmod 600 "$3.part"
+[ "$(id -u)" = 0 ] || setfacl -m "u:$(id -u):rw" "$3.part" 2>/dev/null || true
 apply "$3.part"
 truncate -s "$4" "$3.part"
 mv "$3.part" "$3"
@@ -188,14 +193,14 @@ export class Disks {
       withOverlay({ base, baseAtSite: base, size, rootOffset, changes: wanted }, changesIn),
     );
     const args = [baseFile(image.digest), diskFile(vm), String(Math.max(bytes, image.size))];
-    const { exitCode, stderr } = await this.run(host, applying(changes) + MAKE, args, {
+    const answer = await this.run(host, applying(changes) + MAKE, args, {
       input: data,
       timeoutSeconds: TRANSFER_SECONDS,
     });
-    if (exitCode === ABSENT) {
+    if (answer.exitCode === ABSENT) {
       throw missingBase(image, host);
     }
-    this.refuseFailure(exitCode, stderr, `making the disk of ${vm} on ${host}`);
+    refuseFailure(`making the disk of ${vm} on ${host}`, answer);
   }
 
   /** What would change on a machine's disk: laid beside it, for `change` to take up. The machine must be off. */
@@ -210,15 +215,15 @@ export class Disks {
 
   /** Writes what `prepare` has laid beside a disk into it; again does no harm. */
   async change(vm: string, host: string, changes: readonly Change[]): Promise<void> {
-    const { exitCode, stderr } = await this.run(host, applying(changes) + CHANGE, [diskFile(vm)]);
-    if (exitCode === ABSENT) {
+    const answer = await this.run(host, applying(changes) + CHANGE, [diskFile(vm)]);
+    if (answer.exitCode === ABSENT) {
       throw new SiteFailure(
         `machine ${vm}`,
         `its disk was being changed, and ${changesFile(vm)} on ${host} is gone`,
         "Look at its disk by hand",
       );
     }
-    this.refuseFailure(exitCode, stderr, `changing the disk of ${vm} on ${host}`);
+    refuseFailure(`changing the disk of ${vm} on ${host}`, answer);
   }
 
   /** A larger file; whoever runs on it sees it at its next start. */
@@ -253,14 +258,14 @@ export class Disks {
       bytes,
       arrived: async () => Number(await this.on(host, `cd "$1" && stat -c %b "$2"`, [part])) * 512,
     };
-    const { exitCode, stderr } = await reporting(transfer, progress, () =>
+    const answer = await reporting(transfer, progress, () =>
       this.run(host, STORE, [baseFile(image.digest), part, image.digest], {
         input: sender.stdout,
         timeoutSeconds: TRANSFER_SECONDS,
       }),
     );
     sender.kill();
-    this.refuseBrokenBase(exitCode, stderr, host);
+    this.refuseBrokenBase(answer, host);
   }
 
   /** From host to host, through the Rocks frontend. */
@@ -271,26 +276,21 @@ export class Disks {
       this.commandFor(source, read, [base, part]),
       this.commandFor(host, STORE, [base, part, image.digest]),
     ]);
-    const { exitCode, stderr } = await this.frontend.scriptOn(
-      undefined,
-      'eval "$1" </dev/null | eval "$2"',
-      [from, to],
-      {
-        timeoutSeconds: TRANSFER_SECONDS,
-      },
-    );
-    this.refuseBrokenBase(exitCode, stderr, host);
+    const answer = await this.frontend.scriptOn(undefined, 'eval "$1" </dev/null | eval "$2"', [from, to], {
+      timeoutSeconds: TRANSFER_SECONDS,
+    });
+    this.refuseBrokenBase(answer, host);
   }
 
-  private refuseBrokenBase(exitCode: number, stderr: string, host: string): void {
-    if (exitCode === ABSENT) {
+  private refuseBrokenBase(answer: Answer, host: string): void {
+    if (answer.exitCode === ABSENT) {
       throw new InvalidImage(
         "the base image",
         `what arrived on ${host} isn't what was sent`,
         "Run `pulumi up` again; if it comes again, look at the disk of that host",
       );
     }
-    this.refuseFailure(exitCode, stderr, `storing the base image on ${host}`);
+    refuseFailure(`storing the base image on ${host}`, answer);
   }
 
   /** Hands `use` a copy of a host's file, holes left out on the way. */
@@ -301,16 +301,16 @@ export class Disks {
       const receiver = execa("tar", ["-xSf", "-", "-C", folder, "--", name], { reject: false, stdin: "pipe" });
       await this.frontend.stream(place, script, [this.folder, name], receiver.stdin, TRANSFER_SECONDS);
       const { exitCode, stderr } = await receiver;
-      this.refuseFailure(exitCode ?? 1, String(stderr), `fetching ${name} from ${host}`);
+      refuseFailure(`fetching ${name} from ${host}`, { exitCode: exitCode ?? 1, stderr: String(stderr) });
       const file = join(folder, name);
       return use(file, (await stat(file)).size);
     });
   }
 
   private async on(host: string, script: string, args: readonly string[] = [], options: ScriptOptions = {}) {
-    const { exitCode, stdout, stderr } = await this.run(host, script, args, options);
-    this.refuseFailure(exitCode, stderr, `a step on ${host}`);
-    return stdout;
+    const answer = await this.run(host, script, args, options);
+    refuseFailure(`a step on ${host}`, answer);
+    return answer.stdout;
   }
 
   private async run(
@@ -329,12 +329,6 @@ export class Disks {
   /** Where scripts for a host's folder run; undefined: on the Rocks frontend. */
   private async placeOf(host: string): Promise<string | undefined> {
     return this.shared || host === (await this.ownName()) ? undefined : host;
-  }
-
-  private refuseFailure(exitCode: number, stderr: string, what: string): void {
-    if (exitCode !== 0) {
-      throw new SiteFailure(what, stderr.trim().split("\n").slice(-3).join("; ") || `exit code ${exitCode}`);
-    }
   }
 }
 

@@ -17,13 +17,32 @@ const CONTAINER_UNREACHABLE = 97;
 
 const TO_CONTAINER = ["-q", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15"];
 
-/** Becomes root where it isn't: Rocks' own way to do so takes the quotes off the arguments and always exits with 0. */
-const AS_ROOT = `if [ "$(id -u)" = 0 ]; then exec /bin/bash -c "$0" "$@"; else exec sudo -n /bin/bash -c "$0" "$@"; fi`;
-const BY_SUDO = `exec sudo -n /bin/bash -c "$0" "$@"`;
-const AS_IS = `exec /bin/bash -c "$0" "$@"`;
+/** What `rocks` runs through: Rocks' own way to become root takes the quotes off arguments and always exits with 0. */
+const BY_SUDO = "by=(sudo -n)";
+const BY_SUDO_UNLESS_ROOT = `by=(); [ "$(id -u)" = 0 ] || ${BY_SUDO}`;
+const BY_ITSELF = "by=()";
+
+/** With this a script of ours says that sudo refuses the account. */
+const REFUSED = 98;
+
+/**
+ * Whether sudo lets the account run the program, whatever for, and whether it may write our folder, or where that is to be
+ * made: says in a line what it may not. Arguments: program, folder.
+ */
+const HAS_RIGHTS = `export LC_ALL=C
+[ "\${#by[@]}" = 0 ] || "\${by[@]}" -l "$1" >/dev/null || exit ${REFUSED}
+there=$2
+while [ ! -e "$there" ]; do there=$(dirname "$there"); done
+[ -d "$there" ] && [ -w "$there" ] && [ -x "$there" ] || echo "$(id -un) may not write $there"
+`;
+
+/** How sudo refuses an account; with the other words it only warns. */
+const SUDO_REFUSES = /^sudo: (?!unable to resolve host)|^Sorry, user | is not in the sudoers file/;
+const SUDO_FINDS_NOTHING = /^sudo: \S+: command not found/;
 
 /** Runs a command and says on a line of its own how it ended and what it said on stderr. Nothing of ours is its input. */
-const RUN = `exec 3>&1
+const RUN = `export LC_ALL=C
+exec 3>&1
 run() {
   local said code
   said=$("$@" 2>&1 >&3 3>&- </dev/null)
@@ -44,7 +63,10 @@ export interface Answer {
   readonly stderr: string;
 }
 
-/** The Rocks frontend: `rocks` commands and scripts as root there, on this machine or over ssh. */
+/**
+ * The Rocks frontend, on this machine or over ssh: `rocks` commands as root, by sudo where the account isn't, and scripts as
+ * the account.
+ */
 export class RocksFrontend {
   private readonly limit = pLimit(PARALLEL_CALLS);
   private readonly shared = new SharedConnection();
@@ -93,11 +115,9 @@ export class RocksFrontend {
    * @throws Unreachable, Denied, SiteFailure
    */
   async script(script: string, args: readonly string[] = [], options: ScriptOptions = {}): Promise<string> {
-    const { exitCode, stdout, stderr } = await this.spawn(script, args, options);
-    if (exitCode !== 0) {
-      throw new SiteFailure(`${this.name}: a step there failed`, lastWords(stderr) || `exit code ${exitCode}`);
-    }
-    return stdout;
+    const answer = await this.spawn(script, args, options);
+    refuseFailure(`${this.name}: a step there failed`, answer);
+    return answer.stdout;
   }
 
   /**
@@ -118,7 +138,7 @@ export class RocksFrontend {
       throw new ContainerUnreachable(
         `container ${container} can't be reached from the Rocks frontend`,
         lastWords(answer.stderr),
-        `See whether \`ssh ${container} true\` works there as root`,
+        `See whether \`ssh ${container} true\` works there without a question, as the account that site.ssh names`,
       );
     }
     return answer;
@@ -148,21 +168,47 @@ export class RocksFrontend {
     });
     // What ends early says so itself.
     await Promise.all([pipeline(running.stdout, output).catch(() => undefined), running]);
-    const { exitCode, stderr } = this.answerOf(await running, timeoutSeconds);
-    if (exitCode !== 0) {
-      throw new SiteFailure(`${this.name}: a step there failed`, lastWords(stderr) || `exit code ${exitCode}`);
+    refuseFailure(`${this.name}: a step there failed`, this.answerOf(await running, timeoutSeconds));
+  }
+
+  /** The words of a command line that runs a script there. */
+  commandLine(script: string, args: readonly string[]): string[] {
+    const { ssh } = this.settings;
+    const words = ["-c", script, "virtual-cluster", ...args];
+    if (ssh === undefined) {
+      return ["bash", ...words];
+    }
+    return [
+      SHARED_SSH,
+      "-T",
+      "-o",
+      "BatchMode=yes",
+      "-e",
+      "none",
+      ssh,
+      ["/bin/bash", ...words].map(shellWord).join(" "),
+    ];
+  }
+
+  /**
+   * That the account may do what all else takes: run `rocks` as root, and write our folder.
+   * @throws Denied
+   */
+  async refuseWithoutRights(folder: string): Promise<void> {
+    const answer = await this.spawn(`${this.byWhom}\n${HAS_RIGHTS}`, [this.program, folder], {});
+    if (answer.exitCode === REFUSED) {
+      throw this.refusalOf(lastLine(answer.stderr));
+    }
+    refuseFailure(`${this.name}: what the account may do`, answer);
+    const missing = answer.stdout.trim();
+    if (missing !== "") {
+      throw new Denied(`${this.name}: diskFolder ${folder}`, missing, FOLDER_HINT);
     }
   }
 
-  /** The words of a command line that runs a script there as root. */
-  commandLine(script: string, args: readonly string[]): string[] {
-    const { ssh, sudo } = this.settings;
-    const wrapper = sudo === undefined ? AS_ROOT : sudo ? BY_SUDO : AS_IS;
-    const words = ["-c", wrapper, script, "virtual-cluster", ...args];
-    if (ssh === undefined) {
-      return ["sh", ...words];
-    }
-    return [SHARED_SSH, "-T", "-o", "BatchMode=yes", "-e", "none", ssh, ["/bin/sh", ...words].map(shellWord).join(" ")];
+  private get byWhom(): string {
+    const { sudo } = this.settings;
+    return sudo === undefined ? BY_SUDO_UNLESS_ROOT : sudo ? BY_SUDO : BY_ITSELF;
   }
 
   private async answers(commands: ReadonlyArray<readonly string[]>, after: string): Promise<Answer[]> {
@@ -171,14 +217,11 @@ export class RocksFrontend {
     }
     // What others can write appears in the output, so the separator must not be guessable.
     const mark = randomUUID();
-    const lines = commands.map((args) => `run ${[this.program, ...args].map(shellWord).join(" ")}${after}`);
-    const { stdout, stderr, exitCode } = await this.spawn(`mark=${mark}\n${RUN}${lines.join("\n")}\nexit 0\n`, [], {});
-    if (exitCode !== 0) {
-      throw new SiteFailure(
-        `${this.name}: rocks commands couldn't be run`,
-        lastWords(stderr) || `exit code ${exitCode}`,
-      );
-    }
+    const lines = commands.map((args) => `run "\${by[@]}" ${[this.program, ...args].map(shellWord).join(" ")}${after}`);
+    const script = `${this.byWhom}\nmark=${mark}\n${RUN}${lines.join("\n")}\nexit 0\n`;
+    const answer = await this.spawn(script, [], {});
+    const { stdout } = answer;
+    refuseFailure(`${this.name}: rocks commands couldn't be run`, answer);
     const pieces = stdout.split(`\n${mark} `);
     return pieces.slice(1).map((ending, index) => {
       const [, code = "", said = ""] = /^(\d+) ([\w+/=]*)\n/.exec(ending) ?? [];
@@ -203,14 +246,10 @@ export class RocksFrontend {
     const what = `rocks ${args.join(" ")}`;
     const words = said ?? (lastLine(stderr) || `exit code ${exitCode}`);
     if (exitCode === 126 || exitCode === 127) {
-      return new Unreachable(
-        `${this.name}: ${this.program} can't be run`,
-        words,
-        "See whether site.ssh names a Rocks frontend; site.rocks says where the program is",
-      );
+      return this.notRun(words);
     }
-    if (/^sudo: /.test(lastLine(stderr))) {
-      return this.denied(lastLine(stderr));
+    if (said === undefined && SUDO_REFUSES.test(words)) {
+      return this.refusalOf(words);
     }
     if (/Dabase error|OperationalError/.test(words)) {
       return new Unreachable(`${this.name}: its database doesn't answer`, words, "See whether its MySQL runs");
@@ -225,11 +264,22 @@ export class RocksFrontend {
     return /^cannot resolve host/.test(words) ? new NotFound(what, words) : new SiteFailure(what, words);
   }
 
-  private denied(said: string): Denied {
-    return new Denied(
-      `${this.name}: sudo refuses this account`,
+  /** @param said sudo's words */
+  private refusalOf(said: string): Error {
+    return SUDO_FINDS_NOTHING.test(said)
+      ? this.notRun(said)
+      : new Denied(
+          `${this.name}: sudo refuses this account`,
+          said || `it may not run ${this.program}`,
+          `Its line for sudoers is: account ALL=(root) NOPASSWD: ${this.program}`,
+        );
+  }
+
+  private notRun(said: string): Unreachable {
+    return new Unreachable(
+      `${this.name}: ${this.program} can't be run`,
       said,
-      "Let it run /bin/bash as root without a password; docs/sites/rocks.md has the line for sudoers",
+      "See whether site.ssh names a Rocks frontend; site.rocks says where the program is",
     );
   }
 
@@ -280,9 +330,6 @@ export class RocksFrontend {
       }
       throw SSHD_BUSY.test(said) ? new SshdBusy(said) : this.unreachable(said);
     }
-    if (/^sudo: /.test(lastLine(stderr)) && result.exitCode === 1) {
-      throw this.denied(lastLine(stderr));
-    }
     if (result.exitCode === undefined) {
       throw this.unreachable(result.shortMessage ?? "it was ended");
     }
@@ -327,6 +374,18 @@ export function errorIn(stdout: string): string | undefined {
   const said = lines.slice(at).filter((line) => line.trim() !== "");
   const usage = said.findIndex((line, index) => index > 0 && /^[[{]/.test(line));
   return (usage < 0 ? said : said.slice(0, usage)).join(" ").replace(/^(Error: |error - )/, "");
+}
+
+const FOLDER_HINT = "Give that folder to the account that site.ssh names, as docs/sites/rocks.md has it";
+
+/** @throws Denied for what the account may not touch, else SiteFailure, unless a script of ours has gone well */
+export function refuseFailure(what: string, { exitCode, stderr }: Pick<Answer, "exitCode" | "stderr">): void {
+  if (exitCode === 0) {
+    return;
+  }
+  const said = lastWords(stderr) || `exit code ${exitCode}`;
+  // Not ssh's own words for a log-in.
+  throw /: Permission denied$/m.test(stderr) ? new Denied(what, said, FOLDER_HINT) : new SiteFailure(what, said);
 }
 
 function wordsOf(script: string, args: readonly string[]): string {

@@ -17,6 +17,7 @@ import type {
   WaitLimits,
 } from "../driver";
 import { GuestSsh } from "../guest-ssh";
+import { allDone } from "../reverter";
 import type { RocksSettings } from "../settings";
 import { Clusters } from "./clusters";
 import { Disks } from "./disks";
@@ -157,9 +158,11 @@ export class RocksDriver implements Driver {
     return this.nodes.remove(node, limits);
   }
 
-  /** Asked for anew until it answers; a Rocks doesn't change under one run of the engine. */
+  /** With what the account may do, so that a preview says it. Asked for anew until it answers; a Rocks doesn't change under one run of the engine. */
   private facts(): Promise<Facts> {
-    this.factsRead ??= readFacts(this.frontend);
+    this.factsRead ??= allDone(readFacts(this.frontend), this.frontend.refuseWithoutRights(this.store.folder)).then(
+      ([facts]) => facts,
+    );
     this.factsRead.catch(() => {
       this.factsRead = undefined;
     });

@@ -5,7 +5,7 @@ import pLimit from "p-limit";
 import type { ClusterRef, WaitLimits } from "../driver";
 import { Locked, SiteFailure } from "../errors";
 import { SharedLocks } from "../shared-locks";
-import type { RocksFrontend } from "./frontend";
+import { type RocksFrontend, refuseFailure } from "./frontend";
 import { MAKE_FOLDER } from "./store";
 
 const BEAT_MS = 15_000;
@@ -103,8 +103,9 @@ export class Locks {
       }
     }
     const result = await ended;
-    const { stderr } = this.frontend.answerOf(result, limits.seconds);
-    throw new SiteFailure(`${this.frontend.name}: taking a lock failed`, stderr.trim().split("\n").at(-1) ?? "");
+    const what = `${this.frontend.name}: taking a lock`;
+    refuseFailure(what, this.frontend.answerOf(result, limits.seconds));
+    throw new SiteFailure(what, "it ended before it was taken");
   }
 
   /** Says from time to time that this process lives. */
