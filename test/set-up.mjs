@@ -1,5 +1,5 @@
 // What the tests need beyond what the quickstart installs: an sshd for a site of their own on "another host", sfdisk
-// for disks of other kinds, xmllint for schemas, and the shells and awks that the guest program must run under. Network
+// for disks of other kinds, setfacl for a Rocks site, xmllint for schemas, and the shells and awks that the guest program must run under. Network
 // stacks, whose own programs judge what the guest program writes for them, are only unpacked: this machine has its own.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
@@ -16,7 +16,7 @@ const stacks = ["ifupdown", "netplan.io", "libnetplan0", "network-manager", "lib
 
 await installSystemPackages(
   (line) => process.stdout.write(`${line}\n`),
-  ["openssh-server", "fdisk", "libxml2-utils", "gawk", "original-awk", ...busybox],
+  ["acl", "openssh-server", "fdisk", "libxml2-utils", "gawk", "original-awk", ...busybox],
 ).catch((error) => {
   process.stderr.write(`${error.message}\n`);
   process.exitCode = 1;
