@@ -74,6 +74,7 @@ describe("OpenNebula, when things go wrong", function () {
       size: 16 * 1024 * 1024,
       devices: "virtio" as const,
       rootOffset: 1024 * 1024,
+      takesContext: true as const,
     });
     return {
       name,
