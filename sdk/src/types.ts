@@ -76,6 +76,11 @@ export interface OpenNebulaSite {
   images?: string;
   /** Under which http address the front-end reaches this machine, `http://me.example.org:8330`: then disks come from here. */
   imageServer?: string;
+  /**
+   * How a node gets its vc-out.xml: on its context disc, or written into a disk of its own, which is made here and needs
+   * `imageServer`. Default: `context` for images that read the disc, `image` for others.
+   */
+  delivery?: "context" | "image";
   /** How it is learned that a node is ready. Default `running`: not at all. */
   readiness?: "oneGate" | "ssh" | "running";
   /** Physical cpus that each virtual one is promised. Default 1. */

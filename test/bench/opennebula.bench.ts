@@ -54,6 +54,7 @@ async function measure(computes: number): Promise<void> {
       size: 16 * 1024 * 1024,
       devices: "virtio" as const,
       rootOffset: 1024 * 1024,
+      takesContext: true as const,
     });
     const wish = {
       name: "bench",

@@ -13,6 +13,7 @@ import {
   type VirtualClusterError,
 } from "../../provider/src/drivers/errors";
 import { OpenNebulaDriver } from "../../provider/src/drivers/opennebula";
+import { OneClient } from "../../provider/src/drivers/opennebula/client";
 import { configureOneAuth } from "../../provider/src/drivers/opennebula/credentials";
 import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
 import { nodesOf, planCluster } from "../../provider/src/plan/plan";
@@ -60,23 +61,23 @@ describe("OpenNebula, when things go wrong", function () {
   const machines = () => site.oned.world.all<Machine>("VM").filter(({ state }) => state !== VM.DONE);
   const nets = () => site.oned.world.all<Net>("NET").filter(({ id }) => id > 0);
 
-  async function planned(computes = 1, publicIp?: string): Promise<ClusterRecord> {
+  async function planned(computes = 1, name = "demo"): Promise<ClusterRecord> {
     const wish = {
-      name: "demo",
+      name,
       numCpus: computes,
       cpusPerNode: 1,
       memoryPerNode: 64,
       frontend: { cpus: 1, memory: 64 },
-      publicIp,
     };
     const disk = (role: string) => ({
       digest: sha256(role),
       size: 16 * 1024 * 1024,
       devices: "virtio" as const,
       rootOffset: 1024 * 1024,
+      takesContext: true as const,
     });
     return {
-      name: "demo",
+      name,
       mark: {
         version: 1,
         owner: "o",
@@ -93,11 +94,11 @@ describe("OpenNebula, when things go wrong", function () {
     };
   }
 
-  async function allocated(computes = 1): Promise<ClusterRecord> {
-    const record = await planned(computes);
+  async function allocated(computes = 1, name = "demo"): Promise<ClusterRecord> {
+    const record = await planned(computes, name);
     await driver.allocate(record);
     await driver.fixImages(record, SILENT);
-    return (await driver.find("demo")) as ClusterRecord;
+    return (await driver.find(name)) as ClusterRecord;
   }
 
   const boot = (cluster: ClusterRecord, node: string) =>
@@ -172,6 +173,47 @@ describe("OpenNebula, when things go wrong", function () {
   });
 
   // ── States ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  it("knows a machine that was renamed: its tags tell, which the short list doesn't have (gotcha 2)", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    (machines()[0] as Machine).name = "renamed";
+    const short = await new OneClient(site.endpoint).text("vmpool.info", -3, -1, -1, -1);
+    expect(short).to.include("renamed").and.not.include("VC_CLUSTER");
+    expect((await driver.read("demo")).get("compute-0")?.mark).to.deep.equal(cluster.mark);
+    expect(await boot(cluster, "compute-0")).to.equal("kept");
+  });
+
+  it("tells two clusters apart at a server that can't search (gotcha 3)", async () => {
+    const [demo, other] = [await allocated(), await allocated(1, "other")];
+    await Promise.all([boot(demo, "compute-0"), boot(other, "compute-0"), boot(other, "frontend")]);
+    const search = new OneClient(site.endpoint).text("vmpool.infoextended", -3, -1, -1, -1, "VM.NAME=demo-compute-0");
+    expect((await thrown(search)).message).to.include("search is not supported");
+    expect([...(await driver.read("demo")).keys()]).to.deep.equal(["compute-0"]);
+    expect([...(await driver.read("other")).keys()].sort()).to.deep.equal(["compute-0", "frontend"]);
+  });
+
+  it("turns a machine off to give it more cpus, and on again; one that is off stays off (gotcha 17)", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    const ref = { cluster, node: "compute-0" };
+    await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+    const states: number[] = [];
+    const answer = site.oned.answer.bind(site.oned);
+    site.oned.answer = (body) => {
+      if (body.includes("<methodName>one.vm.resize<")) {
+        states.push((machines()[0] as Machine).state);
+      }
+      return answer(body);
+    };
+    expect(await driver.resize(ref, { cpus: 2, memory: 128 }, AT_ONCE)).to.equal("restarted");
+    await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+    expect((await driver.read("demo")).get("compute-0")).to.include({ cpus: 2, memory: 128, state: "running" });
+    await driver.shutdown(ref, AT_ONCE);
+    await driver.resize(ref, { cpus: 1, memory: 64 }, AT_ONCE);
+    expect((await driver.read("demo")).get("compute-0")).to.include({ cpus: 1, memory: 64, state: "off" });
+    expect(states).to.deep.equal([VM.POWEROFF, VM.POWEROFF]);
+  });
 
   it("counts a machine that is done as gone, though it stays readable (gotcha 4)", async () => {
     const cluster = await allocated();
@@ -265,6 +307,43 @@ describe("OpenNebula, when things go wrong", function () {
 
   // ── Networks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+  it("gives each cluster a network of its own, since a reservation shares its parent's (gotcha 7)", async () => {
+    await allocated();
+    await allocated(1, "other");
+    const [one, other] = ["demo-private", "other-private"].map((name) => nets().find((net) => net.name === name)) as [
+      Net,
+      Net,
+    ];
+    expect([one.parent, other.parent]).to.deep.equal([undefined, undefined]);
+    expect(one.vlan).to.not.equal(other.vlan);
+    expect(one.bridge).to.not.equal(other.bridge);
+    // Where addresses are what is wanted, a reservation does.
+    expect(nets().find(({ name }) => name === "demo-public")).to.include({ parent: 0, bridge: "br-pub" });
+  });
+
+  it("leaves alone others' private networks, which the default VDC lets everybody use (gotcha 18)", async () => {
+    const neighbour = site.oned.addUser("neighbour", "secret", 100, "hpc");
+    configureOneAuth("neighbour:secret");
+    const theirs = await allocated();
+    configureOneAuth(site.session);
+    driver = new OpenNebulaDriver(settings);
+    expect(await new OneClient(site.endpoint).text("vnpool.info", -2, -1, -1)).to.include("demo-private");
+    expect(await driver.find("demo")).to.equal(undefined);
+    expect(await driver.survey()).to.deep.equal([]);
+    const cluster = await allocated();
+    expect(cluster.plan.frontend.publicIp).to.not.equal(theirs.plan.frontend.publicIp);
+    await boot(cluster, "compute-0");
+    const joined = Number((machines()[0] as Machine).nics[0]?.get("NETWORK_ID"));
+    expect(site.oned.world.get<Net>("NET", joined).uid).to.equal(site.user.id);
+    await driver.remove({ cluster, node: "compute-0" }, AT_ONCE);
+    await driver.release(cluster, { keepBaseImage: false });
+    expect(
+      nets()
+        .map(({ name, uid }) => `${name} of ${uid}`)
+        .sort(),
+    ).to.deep.equal([`demo-private of ${neighbour.id}`, `demo-public of ${neighbour.id}`]);
+  });
+
   it("waits for a network that is LOCKED for long before anything joins it", async () => {
     site.oned.delays.network = 1500;
     const started = Date.now();
@@ -354,13 +433,13 @@ describe("OpenNebula, when things go wrong", function () {
     expect(error.hint).to.include("site.images");
   });
 
-  it("gives the frontend a persistent disk of its own, computes shared ones (gotcha 12)", async () => {
+  it("gives the frontend a persistent disk of its own, computes shared ones (gotchas 10 and 12)", async () => {
     const cluster = await allocated(2);
     await Promise.all(["frontend", "compute-0", "compute-1"].map((node) => boot(cluster, node)));
     const images = site.oned.world.all<Img>("IMAGE");
     expect(images.find(({ name }) => name === "demo-frontend")).to.include({ persistent: true, state: 8 });
     expect(images.filter(({ vms }) => vms.size === 2).map(({ persistent }) => persistent)).to.deep.equal([false]);
-    // Clones come with their source's attributes (gotcha 10).
+    // Clones come with their source's attributes.
     expect((await driver.read("demo")).get("frontend")?.mark).to.deep.equal(cluster.mark);
   });
 
@@ -420,7 +499,18 @@ describe("OpenNebula, when things go wrong", function () {
 
   // ── Rights, quotas, settings ───────────────────────────────────────────────────────────────────────────────────────
 
-  it("names the missing rule in the preview", async () => {
+  it("gives machines their planned MACs as a user who may set none (gotcha 13)", async () => {
+    const cluster = await allocated();
+    for (const restricted of ['NIC=[ NETWORK_ID="0", MAC="02:00:00:00:00:01" ]', 'CONTEXT=[ FILES="/etc/passwd" ]']) {
+      const asked = new OneClient(site.endpoint).id("vm.allocate", `CPU="1"\nMEMORY="64"\n${restricted}\n`, false);
+      expect(await thrown(asked), restricted).to.be.instanceOf(Denied);
+    }
+    await boot(cluster, "frontend");
+    const { privateMac, publicMac } = cluster.plan.frontend;
+    expect((await driver.read("demo")).get("frontend")?.macs).to.deep.equal([privateMac, publicMac]);
+  });
+
+  it("names the missing rule in the preview (gotcha 6)", async () => {
     site.oned.world.rules.pop(); // NET/* CREATE
     const error = await thrown(driver.describe());
     expect(error).to.be.instanceOf(Denied);

@@ -218,6 +218,7 @@ function imageRecord(vcName: string, devices: DiskImage["devices"]): ImageRecord
     size: 16 * 1024 * 1024,
     devices,
     rootOffset: 1024 * 1024,
+    takesContext: true,
   });
   return { vcName, frontend: disk("frontend"), compute: disk("compute") };
 }

@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
@@ -81,5 +81,18 @@ describe("what reads the network in an image", () => {
   it("may be as large as it wants: no more than its beginning is read", async () => {
     const unit = `${"#".repeat(9 * MIB)}\n/root/vc-out.xml\n`;
     expect(await found({ "etc/rc.local": unit })).to.deep.equal(other("files"));
+  });
+
+  it("sees whether something takes the file from OpenNebula's context disc", async () => {
+    const takesContext = async (files: Readonly<Record<string, string>>) => {
+      await makeFakeDisk(disk, { virtio: true, heedsPowerButton: false, files });
+      return (await examineDisk(disk)).takesContext;
+    };
+    expect(await takesContext({ "etc/one-context.d/loc-10-network": "", "usr/bin/cloud-init": "" })).to.equal(true);
+    const program = await readFile(join(__dirname, "..", "..", "provider", "guest", "vc-guest"), "utf8");
+    expect(await takesContext({ "usr/sbin/vc-guest": program })).to.equal(true);
+    // One from before it knew the disc.
+    expect(await takesContext({ "usr/sbin/vc-guest": "#!/bin/sh\n#   vc-guest replace\n" })).to.equal(undefined);
+    expect(await takesContext({ "usr/bin/cloud-init": "" })).to.equal(undefined);
   });
 });

@@ -43,7 +43,7 @@ describe("the stand-in for oned, against the recorded one", () => {
         continue; // A very long answer that wasn't kept.
       }
       const outcome = replay(readFileSync(join(FOLDER, `${name}.req.xml`), "utf8"), recorded);
-      if (outcome === "skipped" || UNRECORDED.has(Number(name.slice(0, 3)))) {
+      if (outcome === "skipped" || UNCOMPARED.has(Number(name.slice(0, 3)))) {
         skipped.push(name);
       } else {
         compared += 1;
@@ -245,14 +245,21 @@ describe("the stand-in for oned, against the recorded one", () => {
   }
 });
 
-/**
- * What hangs on calls that weren't recorded: machines and leases that were there by then, time-outs, what the datastore's
- * driver and cloned templates fill in.
- */
-const UNRECORDED = new Set(
-  "029 077 091 093 154 174 176 178 183 191 205 207 215 218 237 240 252 257 262 265 270 276 277 278 282 289 295 307 317 318 323 336 338 342 345 346"
-    .split(" ")
-    .map(Number),
+/** Replayed and not compared, each for one of these reasons. */
+const UNCOMPARED = new Set(
+  [
+    // Machines, leases and tags that calls have made which weren't recorded: addresses are dealt round the range,
+    // counts and lists differ. The driver names each address, and finds its own by their tags.
+    "154 191 205 207 215 218 237 240 252 257 262 276 278 318 323 336 338 342 345 346",
+    // States that a machine or an image had between two recorded calls, and one time-out. The fault tests have such
+    // states.
+    "174 176 178 183 277 295",
+    // Which range a reservation comes from that names none: the driver names range and address.
+    "077 091 093",
+    // What the stand-in doesn't model: attributes from datastore drivers, snapshots, templates that were cloned,
+    // the default security group. The driver reads none of them.
+    "029 265 270 282 289 307 317",
+  ].flatMap((numbers) => numbers.split(" ").map(Number)),
 );
 
 const HEAD = '<?xml version="1.0" encoding="UTF-8"?>\r\n<methodResponse>\r\n';

@@ -17,9 +17,6 @@ import { standInSite } from "../stand-ins/opennebula/site";
 import { parseTemplate } from "../stand-ins/opennebula/template";
 import { decodeCall } from "../stand-ins/opennebula/wire";
 
-const _SILENT = () => undefined;
-const _AT_ONCE = { graceSeconds: 0 };
-
 describe("OpenNebula's XML-RPC", () => {
   it("encodes what any text may hold, and decodes it again", () => {
     const printable = fc.string({ unit: "grapheme" }).filter((text) => text === text.trim());

@@ -10,6 +10,7 @@ import {
   type VirtualClusterError,
 } from "../../provider/src/drivers/errors";
 import { RocksFrontend } from "../../provider/src/drivers/rocks/frontend";
+import { Store } from "../../provider/src/drivers/rocks/store";
 import type { RocksSettings } from "../../provider/src/drivers/settings";
 import { writeSudo } from "../stand-ins/rocks/sudo";
 
@@ -53,6 +54,25 @@ describe("the rocks command", () => {
       (error: VirtualClusterError) => error,
     );
   }
+
+  it("takes a file of ours that goes while all are read for gone, not for broken", async () => {
+    const store = new Store(await frontendOf("exit 0"), join(folder, "disks"));
+    const mark = {
+      version: 1,
+      owner: "o",
+      organization: "o",
+      project: "p",
+      stack: "s",
+      cluster: "c",
+      createdAt: "",
+    } as const;
+    const file = { cluster: "dock", mark, machineId: "m", host: "rocks", base: "b", vcOutDigest: "d" };
+    for (const node of ["compute-0", "compute-1"]) {
+      await store.writeNode({ ...file, node });
+    }
+    await program("cat", `[ "$1" != dock.compute-0.node.json ] || rm -f "$1"; exec /bin/cat "$@"`);
+    expect((await store.read()).nodes.map(({ node }) => node)).to.deep.equal(["compute-1"]);
+  });
 
   const TRACEBACK = `echo 'Traceback (most recent call last):' >&2; echo`;
   const failing: Record<string, [string, new (...args: never[]) => VirtualClusterError, string]> = {

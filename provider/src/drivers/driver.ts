@@ -274,6 +274,8 @@ export interface DiskImage {
   readonly rootOffset: number;
   /** By which way the network contract reaches what is inside. Absent: `vc-out.xml`. */
   readonly reads?: NetworkContract;
+  /** Whether something inside takes its vc-out.xml from an OpenNebula context disc. */
+  readonly takesContext?: true;
   /** In which its reader wants the vc-out.xml. Absent: in the default one. */
   readonly vcOutDialect?: Dialect;
 }

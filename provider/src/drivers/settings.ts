@@ -79,6 +79,11 @@ const opennebula = z.strictObject({
   imageServer: z
     .url({ protocol: /^http$/, error: "must be an http address of this machine such as http://me.example.org:8330" })
     .optional(),
+  /**
+   * How a node gets its vc-out.xml: on its context disc, or written into a disk of its own, which is made here and needs
+   * `imageServer`. Default: `context` for images that read the disc, `image` for others.
+   */
+  delivery: z.enum(["context", "image"]).optional(),
   /** How it is learned that a node is ready: `oneGate` (images with one-context), `ssh`, or `running`: not at all. Default `running`. */
   readiness: z.enum(["oneGate", "ssh", "running"]).optional(),
   /** Physical cpus that each virtual one is promised. Default 1. */

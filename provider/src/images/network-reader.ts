@@ -2,7 +2,7 @@ import type { DiskImage } from "../drivers/driver";
 import type { GuestFileSystem } from "./file-system";
 
 /** What reads the network contract inside an image, and in which dialect, as far as that isn't the usual. */
-export type NetworkReader = Pick<DiskImage, "reads" | "vcOutDialect">;
+export type NetworkReader = Pick<DiskImage, "reads" | "vcOutDialect" | "takesContext">;
 
 /** Programs of this project and of PRAGMA's, and where they are installed. */
 const GUEST_PROGRAM = "/usr/sbin/vc-guest";
@@ -17,6 +17,8 @@ const PYTHON_READERS = [
 ];
 const CLOUD_INIT = ["/usr/bin/cloud-init", "/usr/local/bin/cloud-init"];
 const CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled";
+/** Scripts of OpenNebula's one-context, and of its forerunners. */
+const ONE_CONTEXT = "/etc/one-context.d";
 /** Where an image says what runs at its start. */
 const START_UP = [
   "/etc/systemd/system",
@@ -34,6 +36,17 @@ const TELLING_NAME = /vc|dynip|pragma|rocks|cluster/i;
  * then the deployer writes the configuration files.
  */
 export async function findNetworkReader(root: GuestFileSystem): Promise<NetworkReader> {
+  const [contract, hasContext] = await Promise.all([findContract(root), takesContext(root)]);
+  return { ...contract, ...(hasContext && { takesContext: true }) };
+}
+
+/** Whether there is one-context, or a guest program of ours that knows the disc. */
+async function takesContext(root: GuestFileSystem): Promise<boolean> {
+  const [program, scripts] = await Promise.all([root.read(GUEST_PROGRAM), root.list(ONE_CONTEXT)]);
+  return program.includes("vc-guest context") || scripts.some(({ kind }) => kind === "file");
+}
+
+async function findContract(root: GuestFileSystem): Promise<NetworkReader> {
   if (await root.has(GUEST_PROGRAM)) {
     return {};
   }

@@ -1,13 +1,15 @@
 import type { PrivateKeys } from "../../node-files/set-up";
 import { allDigestsOf, digestsOf, formerBases, withFormerBases } from "../bases";
 import { makeKeys, parseKeys, publicHalves } from "../cluster-keys";
-import type { ClusterKeys, ClusterRecord, ClusterRef, FoundCluster, Progress } from "../driver";
+import type { ClusterKeys, ClusterRecord, ClusterRef, DiskImage, FoundCluster, Progress } from "../driver";
 import { ForeignOwner, NotFound } from "../errors";
 import { isOurs, refuseForeign } from "../ownership";
 import { allDone, Reverter } from "../reverter";
+import type { OpenNebulaSettings } from "../settings";
 import type { OneClient } from "./client";
 import { keysInContext } from "./context";
 import { type Images, isWhole, refuseForeignDisk } from "./images";
+import { isInjected } from "./injected-images";
 import { LOCK_PREFIX } from "./locks";
 import { nodeOf } from "./machines";
 import { baseOf, keysOf } from "./names";
@@ -28,6 +30,7 @@ export class Clusters {
     private readonly pools: Pools,
     private readonly networks: Networks,
     private readonly images: Images,
+    private readonly settings: OpenNebulaSettings,
   ) {}
 
   /** @throws ForeignOwner for a network of the cluster's that carries no mark */
@@ -103,15 +106,20 @@ export class Clusters {
       ...(vnet?.state === VNET.ERROR ? ["its private network is in state ERROR"] : []),
       ...(lease?.ranges.some((range) => range.ip === ip) ? [] : [`the lease of its public address ${ip} is gone`]),
       ...(templates.some(({ name }) => name === keysOf(record.name)) ? [] : ["its keys are gone"]),
-      ...(digestsOf(record).every((digest) => bases.has(baseOf(digest))) ? [] : ["its base image is gone"]),
+      ...(this.basesOf(record).every(({ digest }) => bases.has(baseOf(digest))) ? [] : ["its base image is gone"]),
     ];
   }
 
   async fixImages(record: ClusterRecord, progress: Progress): Promise<void> {
-    const images = new Map([record.image.frontend, record.image.compute].map((image) => [image.digest, image]));
-    for (const image of images.values()) {
+    for (const image of this.basesOf(record)) {
       await this.images.ensureBase(image, progress);
     }
+  }
+
+  /** The disks that machines share; one that is made for its node alone comes from here. */
+  private basesOf({ image: { frontend, compute } }: ClusterRecord): readonly DiskImage[] {
+    const shared = [frontend, compute].filter((image) => !isInjected(this.settings, image));
+    return [...new Map(shared.map((image) => [image.digest, image])).values()];
   }
 
   async release(
@@ -129,6 +137,7 @@ export class Clusters {
       refuseForeignDisk(disk, cluster);
       await this.images.remove(disk);
     }
+    await this.images.removeLeftovers(cluster);
     await this.networks.releaseLease(cluster);
     if (!keepsDisk) {
       const keys = await this.keysTemplate(name);

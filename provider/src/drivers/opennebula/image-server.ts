@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { SiteFailure } from "../errors";
 
@@ -12,15 +12,54 @@ import { SiteFailure } from "../errors";
  * @param use gets the file's address
  */
 export async function servingFile<T>(file: string, address: string, use: (url: string) => Promise<T>): Promise<T> {
-  const base = new URL(address);
+  const url = new URL(address);
+  const port = Number(url.port || 80);
   const path = `/${randomBytes(16).toString("hex")}/disk.raw`;
   const { size } = await stat(file);
-  const server = createServer((request, response) => serve(file, size, path, request, response));
+  const server = serverAt(port, address);
+  server.files.set(path, { file, size });
+  try {
+    await server.listening;
+    url.port = String((server.http.address() as AddressInfo).port);
+    url.pathname = path;
+    return await use(url.href);
+  } finally {
+    server.files.delete(path);
+    if (server.files.size === 0) {
+      servers.delete(port);
+      server.http.closeAllConnections();
+      await new Promise((resolve) => server.http.close(resolve));
+    }
+  }
+}
+
+interface ServedFile {
+  readonly file: string;
+  readonly size: number;
+}
+
+interface FileServer {
+  readonly http: Server;
+  /** By path. */
+  readonly files: Map<string, ServedFile>;
+  readonly listening: Promise<void>;
+}
+
+/** One on each port, whatever the number of files that are fetched at the same time. */
+const servers = new Map<number, FileServer>();
+
+function serverAt(port: number, address: string): FileServer {
+  const present = servers.get(port);
+  if (present) {
+    return present;
+  }
+  const files = new Map<string, ServedFile>();
+  const http = createServer((request, response) => serve(files.get(request.url ?? ""), request, response));
   // A part that takes long is no reason to end it.
-  server.requestTimeout = 0;
-  server.on("clientError", (_, socket) => socket.destroy());
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (error) =>
+  http.requestTimeout = 0;
+  http.on("clientError", (_, socket) => socket.destroy());
+  const listening = new Promise<void>((resolve, reject) => {
+    http.once("error", (error) =>
       reject(
         new SiteFailure(
           `site.imageServer ${address}`,
@@ -29,25 +68,21 @@ export async function servingFile<T>(file: string, address: string, use: (url: s
         ),
       ),
     );
-    server.listen(base.port === "0" ? 0 : Number(base.port || 80), () => resolve());
+    http.listen(port, () => resolve());
   });
-  try {
-    base.port = String((server.address() as AddressInfo).port);
-    base.pathname = path;
-    return await use(base.href);
-  } finally {
-    server.closeAllConnections();
-    await new Promise((resolve) => server.close(resolve));
-  }
+  const server = { http, files, listening };
+  servers.set(port, server);
+  return server;
 }
 
-function serve(file: string, size: number, path: string, request: IncomingMessage, response: ServerResponse): void {
+function serve(served: ServedFile | undefined, request: IncomingMessage, response: ServerResponse): void {
   request.on("error", () => undefined);
   response.on("error", () => undefined);
-  if (request.url !== path || !(request.method === "GET" || request.method === "HEAD")) {
-    response.writeHead(request.url === path ? 405 : 404).end();
+  if (!served || !(request.method === "GET" || request.method === "HEAD")) {
+    response.writeHead(served ? 405 : 404).end();
     return;
   }
+  const { file, size } = served;
   const range = rangeIn(request.headers.range, size);
   if (range === "unsatisfiable") {
     response.writeHead(416, { "Content-Range": `bytes */${size}` }).end();

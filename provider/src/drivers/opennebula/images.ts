@@ -81,6 +81,11 @@ export class Images {
       DESCRIPTION: "Base image of virtual clusters: it goes with the last of them",
       [TAG.base]: image.digest,
     });
+    return this.registerAs(name, template, path);
+  }
+
+  /** @returns the id of the image that is being copied now, or that has the name already */
+  async registerAs(name: string, template: string, path: string): Promise<number> {
     const datastore = await this.datastore();
     try {
       return await this.client.id("image.allocate", template, datastore);
@@ -97,7 +102,7 @@ export class Images {
       const said = (error as Error).message;
       if (error instanceof SiteFailure && /cannot access|Cannot parse image SIZE/.test(said)) {
         throw new NotFound(
-          "the base image",
+          `image ${name}`,
           `OpenNebula's front-end can't read it at ${path}: ${said}`,
           "Say in site.images where it finds disks, or in site.imageServer under which address it reaches this machine",
         ).about("site");
@@ -112,14 +117,7 @@ export class Images {
     if (images !== undefined) {
       return use(`${images.replace(/\/$/, "")}/${digest}.raw`);
     }
-    const file = await locateDisk(digest);
-    if (file === undefined) {
-      throw new NotFound(
-        "the base image",
-        `neither this machine nor the site has the disk ${digest.slice(0, 16)}…`,
-        "Put the image back into its repository",
-      );
-    }
+    const file = await localDisk(digest);
     return imageServer === undefined ? use(file) : servingFile(file, imageServer, use);
   }
 
@@ -133,13 +131,26 @@ export class Images {
     }
   }
 
-  // ── A frontend's own disk ────────────────────────────────────────────────────────────────────────────────────────
+  // ── A node's own disk ────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** A frontend's disk, whoever's; undefined for computes, whose disks are their machines'. */
+  /** A frontend's disk, whoever's; a compute's only where it isn't its machine's, and with a mark. */
   async disk({ cluster, node }: NodeRef): Promise<Image | undefined> {
-    return node === "frontend"
-      ? (await this.pools.images()).find((image) => image.name === diskOf(cluster.name) && image.state !== IMAGE.DELETE)
-      : undefined;
+    return (await this.pools.images()).find(
+      (image) =>
+        image.name === diskOf(cluster.name, node) &&
+        image.state !== IMAGE.DELETE &&
+        (node === "frontend" || markOf(image) !== undefined),
+    );
+  }
+
+  /** Removes computes' own disks that a `boot` which was cut off has left. */
+  async removeLeftovers(cluster: ClusterRef): Promise<void> {
+    for (const image of await this.pools.images()) {
+      const isOfCompute = image.attributes.get(TAG.cluster) === cluster.name && image.attributes.has(TAG.index);
+      if (isOfCompute && image.state !== IMAGE.DELETE && isOurs(markOf(image), cluster)) {
+        await this.remove(image);
+      }
+    }
   }
 
   /**
@@ -158,13 +169,7 @@ export class Images {
     let disk = await this.disk(ref);
     if (disk) {
       refuseForeignDisk(disk, cluster);
-      if (mayHoldData(disk) && !keepDisk) {
-        throw new ForeignOwner(
-          `the frontend's disk ${name}`,
-          "is there without a machine, and may hold data",
-          "To use it again set adopt: true; if nobody needs it, remove it with `oneimage delete`",
-        );
-      }
+      refuseUnwantedData(disk, keepDisk);
       if (disk.state === IMAGE.ERROR && !mayHoldData(disk)) {
         await this.remove(disk);
         disk = undefined;
@@ -229,7 +234,7 @@ export class Images {
   }
 
   /** @throws InvalidImage with what OpenNebula says of an image that it could not copy */
-  private async copied(id: number, name: string, progress: Progress): Promise<Image> {
+  async copied(id: number, name: string, progress: Progress): Promise<Image> {
     const steady = steadyProgress(progress);
     const end = Date.now() + COPY_SECONDS * 1000;
     for (let pause = 50; Date.now() < end; pause = Math.min(pause * 2, COPY_POLL_MS)) {
@@ -258,7 +263,31 @@ export function isWhole({ state }: Pick<Image, "state">): boolean {
   return state === IMAGE.READY || state === IMAGE.USED || state === IMAGE.USED_PERS;
 }
 
-function mayHoldData({ attributes, vms }: Image): boolean {
+/** @throws ForeignOwner */
+export function refuseUnwantedData(disk: Image, keepDisk: boolean): void {
+  if (mayHoldData(disk) && !keepDisk) {
+    throw new ForeignOwner(
+      `the frontend's disk ${disk.name}`,
+      "is there without a machine, and may hold data",
+      "To use it again set adopt: true; if nobody needs it, remove it with `oneimage delete`",
+    );
+  }
+}
+
+/** @throws NotFound */
+export async function localDisk(digest: string): Promise<string> {
+  const file = await locateDisk(digest);
+  if (file === undefined) {
+    throw new NotFound(
+      "the base image",
+      `neither this machine nor the site has the disk ${digest.slice(0, 16)}…`,
+      "Put the image back into its repository",
+    );
+  }
+  return file;
+}
+
+export function mayHoldData({ attributes, vms }: Image): boolean {
   return attributes.get(TAG.used) === "YES" || vms.length > 0;
 }
 

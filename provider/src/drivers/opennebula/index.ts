@@ -25,6 +25,7 @@ import type { OpenNebulaSettings } from "../settings";
 import { OneClient } from "./client";
 import { Clusters } from "./clusters";
 import { Images } from "./images";
+import { refuseUndeliverable } from "./injected-images";
 import { TemplateLocks } from "./locks";
 import { isOfCluster, Machines, takesRoom } from "./machines";
 import { Networks } from "./networks";
@@ -81,8 +82,7 @@ export class OpenNebulaDriver implements Driver {
     this.networks = new Networks(this.client, this.pools, this.settings, this.taken, uid);
     this.images = new Images(this.client, this.pools, this.settings, uid);
     this.machines = new Machines(this.pools);
-    this.clusters = new Clusters(this.client, this.pools, this.networks, this.images);
-    const guests = new GuestSsh(this.settings.sshConfig);
+    this.clusters = new Clusters(this.client, this.pools, this.networks, this.images, this.settings);
     this.nodes = new Nodes(
       this.client,
       this.pools,
@@ -91,7 +91,7 @@ export class OpenNebulaDriver implements Driver {
       this.networks,
       this.images,
       this.settings,
-      ({ node, cluster }) => guests.answers(node, cluster),
+      new GuestSsh(this.settings.sshConfig),
     );
     this.locks = new BeatLocks(new TemplateLocks(this.client, this.pools));
   }
@@ -144,6 +144,7 @@ export class OpenNebulaDriver implements Driver {
   }
 
   async allocate(record: ClusterRecord): Promise<ClusterKeys> {
+    refuseUndeliverable(this.settings, record.image);
     const [caller, vms] = await Promise.all([this.caller(), this.pools.vms()]);
     const own = vms.filter((vm) => isOfCluster(vm, record) && isOurs(markOf(vm), record));
     const room = await roomOf(this.client, caller, vms, this.settings);

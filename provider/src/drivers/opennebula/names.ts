@@ -6,7 +6,8 @@ export const privateNetworkOf = (cluster: string) => `${cluster}-private`;
 export const publicLeaseOf = (cluster: string) => `${cluster}-public`;
 export const keysOf = (cluster: string) => `${cluster}-keys`;
 export const machineNameOf = (cluster: string, node: string) => `${cluster}-${node}`;
-export const diskOf = (cluster: string) => `${cluster}-frontend`;
+/** A frontend's always, a compute's where its image reads no context disc. */
+export const diskOf = (cluster: string, node = "frontend") => machineNameOf(cluster, node);
 export const baseOf = (digest: string) => `vc-base-${digest}`;
 
 /** Which node of which cluster a machine of this name would be. */

@@ -3,12 +3,14 @@ import { steadyProgress } from "../../setup/steady-progress";
 import { sha256 } from "../../vc-out/digest";
 import type { BootRequest, Channel, ClusterRecord, NodeRef, Shape, StopLimits, WaitLimits } from "../driver";
 import { AddressTaken, NotFound, NotReady, SiteFailure } from "../errors";
+import type { GuestSsh } from "../guest-ssh";
 import { refuseForeign } from "../ownership";
 import type { OpenNebulaSettings } from "../settings";
 import type { OneClient } from "./client";
 import type { Clusters } from "./clusters";
 import { contextOf, VC_OUT, vcOutTags } from "./context";
 import { type Images, mibOf, refuseForeignDisk } from "./images";
+import { InjectedImages, isInjected } from "./injected-images";
 import { type Machines, nodeTags } from "./machines";
 import { machineNameOf } from "./names";
 import type { Networks } from "./networks";
@@ -28,6 +30,8 @@ const AGAIN_MS = 1000;
 
 /** Machines: what the contract does with nodes. */
 export class Nodes {
+  private readonly injected: InjectedImages;
+
   constructor(
     private readonly client: OneClient,
     private readonly pools: Pools,
@@ -36,9 +40,10 @@ export class Nodes {
     private readonly networks: Networks,
     private readonly images: Images,
     private readonly settings: OpenNebulaSettings,
-    /** Whether a guest answers over ssh. */
-    private readonly answersOverSsh: (node: NodeRef<ClusterRecord>) => Promise<boolean>,
-  ) {}
+    private readonly guests: GuestSsh,
+  ) {
+    this.injected = new InjectedImages(images, settings);
+  }
 
   async boot(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<"created" | "started" | "stopped" | "kept"> {
     const [found, ...others] = await this.machines.of(node);
@@ -53,6 +58,12 @@ export class Nodes {
       await this.create(node, request);
       return "created";
     }
+    if (request.power !== "off" && phaseOf(vm) === "off" && node.node !== "frontend" && awaitsDisk(vm, request)) {
+      request.progress("making its disk anew, since nothing else brings it its new vc-out.xml");
+      await this.terminate(vm, 0);
+      await this.create(node, request);
+      return "created";
+    }
     const disk = await this.images.disk(node);
     if (node.node === "frontend" && !disk) {
       throw new NotFound(
@@ -61,7 +72,7 @@ export class Nodes {
         "See whether the site's admin can bring it back; else remove the machine, and `pulumi up` makes both anew",
       );
     }
-    if (disk) {
+    if (disk && node.node === "frontend") {
       await this.images.markUsed(disk);
     }
     if (request.power === "off") {
@@ -71,6 +82,11 @@ export class Nodes {
       return isOff ? "kept" : "stopped";
     }
     if (phaseOf(vm) === "off" || phaseOf(vm) === "paused") {
+      if (awaitsDisk(vm, request)) {
+        request.progress(
+          "it starts with the vc-out.xml that it has: its disk may hold data, and can't be written into from here",
+        );
+      }
       await this.reshape(vm.id, request.plan, request.stop);
       await this.start(vm.id, request.vcOut);
       return "started";
@@ -117,6 +133,10 @@ export class Nodes {
 
   async channel(node: NodeRef<ClusterRecord>): Promise<Channel> {
     const vm = await this.existing(node);
+    if (isInjectedInto(vm)) {
+      const reached = phaseOf(vm) === "running" && (await this.guests.hasGuestProgram(node.node, node.cluster));
+      return reached ? "ssh" : "nextBoot";
+    }
     return (await this.takesContext(vm, node)) ? "context" : "nextBoot";
   }
 
@@ -159,13 +179,14 @@ export class Nodes {
   private async create(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
     const { cluster } = node;
     const image = cluster.image[request.role];
+    const injected = isInjected(this.settings, image);
     const [keys, vnet, lease, base] = await Promise.all([
       this.clusters.keysOf(cluster.name),
       this.networks.privateOf(cluster.name),
       request.role === "frontend" ? this.networks.leaseOf(cluster.name) : undefined,
-      this.images.base(image.digest),
+      injected ? undefined : this.images.base(image.digest),
     ]);
-    if (!vnet || !base || (request.role === "frontend" && !lease)) {
+    if (!vnet || !(base || injected) || (request.role === "frontend" && !lease)) {
       const missing = !vnet ? "private network" : !base ? "base image" : "public address";
       throw new NotFound(
         `cluster ${cluster.name}: its ${missing}`,
@@ -173,14 +194,11 @@ export class Nodes {
         "Run `pulumi up`, which makes it again",
       );
     }
-    const disk =
-      request.role === "frontend"
-        ? await this.images.ensureDisk(node, base, request.keepDisk, request.progress)
-        : undefined;
+    const own = base ? await this.ownDisk(node, base, request) : await this.injected.ensure(node, request, keys);
     const template: Template = {
       NAME: machineNameOf(cluster.name, node.node),
       ...this.shapeOf(request.plan),
-      DISK: [diskOf(disk ?? base, image, request.plan)],
+      DISK: [diskOf(own ?? (base as Image), image, request.plan)],
       NIC: [
         {
           NETWORK_ID: vnet.id,
@@ -193,20 +211,28 @@ export class Nodes {
         },
         ...(lease ? [{ NETWORK_ID: lease.id, IP: cluster.plan.frontend.publicIp }] : []),
       ],
-      CONTEXT: contextOf(node.node, cluster, keys, request.vcOut, {
-        reportsReady: this.settings.readiness === "oneGate",
+      ...(!injected && {
+        CONTEXT: contextOf(node.node, cluster, keys, request.vcOut, {
+          reportsReady: this.settings.readiness === "oneGate",
+        }),
       }),
       GRAPHICS: { TYPE: "VNC", LISTEN: "127.0.0.1" },
       OS: { ARCH: "x86_64", BOOT: "disk0" },
       SCHED_REQUIREMENTS: this.settings.requirements,
       ...markTags(cluster.name, cluster.mark),
       ...nodeTags(node.node),
-      ...vcOutTags(request.vcOut),
+      ...(injected && own ? vcOutTagsOf(own, request.vcOut) : vcOutTags(request.vcOut)),
     };
     await this.allocate(node, templateText(template), request.power === "off");
-    if (disk) {
-      await this.images.markUsed(disk);
+    if (own && request.role === "frontend") {
+      await this.images.markUsed(own);
     }
+  }
+
+  private async ownDisk(node: NodeRef<ClusterRecord>, base: Image, request: BootRequest): Promise<Image | undefined> {
+    return request.role === "frontend"
+      ? this.images.ensureDisk(node, base, request.keepDisk, request.progress)
+      : undefined;
   }
 
   /** Machines may share a name: a call whose answer got lost is only repeated when it has made none. */
@@ -235,7 +261,7 @@ export class Nodes {
   /** Lets one that is off or paused run, with the vc-out.xml that waits for it. */
   private async start(id: number, vcOut: string): Promise<void> {
     const vm = await this.present(id);
-    const waits = vm.attributes.get(TAG.vcOutWaits) === "YES";
+    const waits = vm.attributes.get(TAG.vcOutWaits) === "YES" && !isInjectedInto(vm);
     if (waits && vm.context.get(VC_OUT) !== base64(vcOut)) {
       await this.updateContext(id, vcOut);
     }
@@ -395,6 +421,9 @@ export class Nodes {
   /** The context disc is made anew at once; a guest that isn't known to look at it does so at its next start. */
   private async handOver(node: NodeRef<ClusterRecord>, id: number, vcOut: string): Promise<"live" | "nextBoot"> {
     const vm = await this.present(id);
+    if (isInjectedInto(vm)) {
+      return this.handOverInside(node, vm, vcOut);
+    }
     const live = await this.takesContext(vm, node);
     const has = vm.context.get(VC_OUT) === base64(vcOut);
     if (has && vm.attributes.get(TAG.vcOutDigest) === sha256(vcOut)) {
@@ -410,6 +439,23 @@ export class Nodes {
       await this.client.append("vm", id, vcOutTags(vcOut));
     }
     return live ? "live" : "nextBoot";
+  }
+
+  /** A disk that a machine has can't be written into from here: a guest that has our program takes it over ssh. */
+  private async handOverInside(node: NodeRef<ClusterRecord>, vm: Vm, vcOut: string): Promise<"live" | "nextBoot"> {
+    const isNew = vm.attributes.get(TAG.vcOutDigest) !== sha256(vcOut);
+    if (isNew && !(phaseOf(vm) === "running" && (await this.guests.replaceVcOut(node.node, node.cluster, vcOut)))) {
+      await this.client.append("vm", vm.id, { [TAG.vcOutWaits]: "YES" });
+      return "nextBoot";
+    }
+    const disk = await this.images.disk(node);
+    if (isNew && disk) {
+      await this.client.append("image", disk.id, { [TAG.vcOutDigest]: sha256(vcOut) });
+    }
+    if (isNew || vm.attributes.get(TAG.vcOutWaits) === "YES") {
+      await this.client.append("vm", vm.id, vcOutTags(vcOut));
+    }
+    return "live";
   }
 
   /** Appending merges into CONTEXT; the default would take all other variables away. */
@@ -443,7 +489,7 @@ export class Nodes {
       case "oneGate":
         return vm.attributes.get("READY") === "YES";
       case "ssh":
-        return this.answersOverSsh(node);
+        return this.guests.answers(node.node, node.cluster);
       default:
         return true;
     }
@@ -490,6 +536,23 @@ function diskOf(disk: Image, image: ClusterRecord["image"]["frontend"], plan: Bo
   const size =
     plan.diskSize !== undefined && plan.diskSize > Math.max(disk.size, mibOf(image)) ? plan.diskSize : undefined;
   return { IMAGE_ID: disk.id, DEV_PREFIX: image.devices === "virtio" ? "vd" : "sd", SIZE: size };
+}
+
+/** Whether its vc-out.xml came in its disk, not on a context disc. */
+function isInjectedInto({ context }: Vm): boolean {
+  return !context.has(VC_OUT);
+}
+
+/** Whether only another disk would bring a machine this vc-out.xml. */
+function awaitsDisk(vm: Vm, { vcOut }: BootRequest): boolean {
+  const waits = vm.attributes.get(TAG.vcOutWaits) === "YES";
+  return isInjectedInto(vm) && waits && vm.attributes.get(TAG.vcOutDigest) !== sha256(vcOut);
+}
+
+/** What a disk was made with, which needn't be what its machine should have: one that holds data stays as it is. */
+function vcOutTagsOf({ attributes }: Image, vcOut: string): Template {
+  const digest = attributes.get(TAG.vcOutDigest) ?? "";
+  return { [TAG.vcOutDigest]: digest, [TAG.vcOutWaits]: digest === sha256(vcOut) ? "NO" : "YES" };
 }
 
 function vcOutIn(vm: Vm): string {

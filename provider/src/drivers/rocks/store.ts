@@ -57,14 +57,14 @@ cat > ".$2.part"
 mv -f ".$2.part" "$2"
 `;
 
-/** Prints files, each on one line behind its name. A folder that isn't there has none. */
+/** Prints files, each on one line behind its name. A folder that isn't there has none; one may go meanwhile. */
 const READ = `cd "$1" 2>/dev/null || exit 0
 shift
 for pattern; do
   for file in $pattern; do
     [ -f "$file" ] || continue
-    printf '%s\\t' "$file"
-    case $file in *.keys) echo '""' ;; *) cat "$file"; echo ;; esac
+    case $file in *.keys) content='""' ;; *) content=$(cat "$file" 2>/dev/null) || continue ;; esac
+    printf '%s\\t%s\\n' "$file" "$content"
   done
 done
 `;

@@ -1,0 +1,253 @@
+import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import { execa } from "execa";
+import type { ClusterRecord, DiskImage } from "../../provider/src/drivers/driver";
+import { NotSupported } from "../../provider/src/drivers/errors";
+import { OpenNebulaDriver } from "../../provider/src/drivers/opennebula";
+import { configureOneAuth } from "../../provider/src/drivers/opennebula/credentials";
+import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
+import { digestOf, examineDisk } from "../../provider/src/images/disk";
+import { GuestFileSystem } from "../../provider/src/images/file-system";
+import { planCluster } from "../../provider/src/plan/plan";
+import { sha256 } from "../../provider/src/vc-out/digest";
+import { computeVcOut, frontendVcOut } from "../../provider/src/vc-out/vc-out";
+import { writeVcOut } from "../../provider/src/vc-out/write";
+import { type StandInSite, standInSite } from "../stand-ins/opennebula/site";
+import { type Img, type Machine, type Net, VM } from "../stand-ins/opennebula/world";
+import { makeFakeDisk } from "./fake-guest";
+
+const SILENT = () => undefined;
+const AT_ONCE = { graceSeconds: 0 };
+const PROGRAMS = ["qemu-img", "qemu-storage-daemon", "debugfs", "mke2fs", "setpriv"];
+
+describe("OpenNebula, with an image that reads no context disc", function () {
+  this.timeout(60_000);
+  let site: StandInSite;
+  let settings: OpenNebulaSettings;
+  let driver: OpenNebulaDriver;
+  let folder: string;
+  let image: DiskImage;
+  const before = { ...process.env };
+
+  beforeEach(async function () {
+    const found = await Promise.all(PROGRAMS.map((one) => execa("which", [one], { reject: false })));
+    if (found.some(({ failed }) => failed)) {
+      console.log(`    Disks of nodes' own aren't tested: that takes ${PROGRAMS.join(", ")}.`);
+      this.skip();
+    }
+    folder = await mkdtemp(join(tmpdir(), "vc-one-"));
+    process.env.VIRTUAL_CLUSTER_HOME = folder;
+    // No guest of these can be reached, until a test says otherwise.
+    await writeFile(join(folder, "ssh"), "#!/bin/sh\nexit 255\n");
+    await chmod(join(folder, "ssh"), 0o755);
+    process.env.PATH = `${folder}:${before.PATH}`;
+    const disk = join(folder, "disk.raw");
+    await makeFakeDisk(disk, { virtio: true, heedsPowerButton: true, files: { "usr/bin/cloud-init": "" } });
+    image = { ...(await examineDisk(disk)), digest: await digestOf(disk) };
+    site = await standInSite();
+    fetchImages();
+    configureOneAuth(site.session);
+    settings = {
+      driver: "opennebula",
+      endpoint: site.endpoint,
+      privateTemplate: "vc-private",
+      datastore: "images",
+      imageServer: "http://127.0.0.1:0",
+    };
+    driver = new OpenNebulaDriver(settings);
+  });
+
+  afterEach(async () => {
+    configureOneAuth(undefined);
+    Object.assign(process.env, { PATH: before.PATH, VIRTUAL_CLUSTER_HOME: before.VIRTUAL_CLUSTER_HOME });
+    if (before.VIRTUAL_CLUSTER_HOME === undefined) {
+      delete process.env.VIRTUAL_CLUSTER_HOME;
+    }
+    await site?.oned.stop();
+    await rm(folder, { recursive: true });
+  });
+
+  /** As a front-end does: what is registered is fetched before it is ready. */
+  function fetchImages(): void {
+    const finish = site.oned.finishImage.bind(site.oned);
+    site.oned.finishImage = (registered) => {
+      fetch(registered.path)
+        .then(async (response) => {
+          await writeFile(join(folder, registered.name), Buffer.from(await response.arrayBuffer()));
+          finish(registered);
+        })
+        .catch((error) => {
+          registered.state = 5;
+          registered.template.set("ERROR", [`Error copying image: ${error}`]);
+        });
+    };
+  }
+
+  const images = () => site.oned.world.all<Img>("IMAGE");
+  const machines = () => site.oned.world.all<Machine>("VM").filter(({ state }) => state !== VM.DONE);
+  const root = (name: string) => new GuestFileSystem(join(folder, name), image.rootOffset);
+
+  async function planned(computes: number): Promise<ClusterRecord> {
+    const wish = { name: "demo", numCpus: computes, cpusPerNode: 1, memoryPerNode: 64 };
+    const mark = { owner: "o", organization: "o", project: "p", stack: "s", cluster: "c" };
+    return {
+      name: "demo",
+      mark: { version: 1, ...mark, createdAt: "2024-02-29T12:00:00.000Z" },
+      site: settings,
+      plan: planCluster({ ...wish, frontend: { cpus: 1, memory: 64 } }, await driver.describe()),
+      image: { vcName: "demo", frontend: image, compute: image },
+      publicKeys: ["ssh-ed25519 AAAA tester"],
+    };
+  }
+
+  async function allocated(computes = 1): Promise<ClusterRecord> {
+    const record = await planned(computes);
+    await driver.allocate(record);
+    await driver.fixImages(record, SILENT);
+    return (await driver.find("demo")) as ClusterRecord;
+  }
+
+  const boot = (
+    cluster: ClusterRecord,
+    node: string,
+    vcOut = vcOutOf(cluster, node),
+    progress: (line: string) => void = SILENT,
+  ) =>
+    driver.boot(
+      { cluster, node },
+      {
+        role: node === "frontend" ? "frontend" : "compute",
+        plan:
+          node === "frontend"
+            ? cluster.plan.frontend
+            : (cluster.plan.computes.find(({ name }) => name === node) as never),
+        vcOut,
+        keepDisk: machines().length > 0,
+        power: "on",
+        stop: AT_ONCE,
+        progress,
+      },
+    );
+
+  it("gives each node a disk of its own with its vc-out.xml in it, which goes with it", async () => {
+    const cluster = await allocated(2);
+    const nodes = ["frontend", "compute-0", "compute-1"];
+    await Promise.all(nodes.map((node) => boot(cluster, node)));
+    for (const node of nodes) {
+      expect(await root(`demo-${node}`).read("/root/vc-out.xml")).to.equal(vcOutOf(cluster, node));
+      const machine = machines().find(({ name }) => name === `demo-${node}`);
+      expect(machine?.disks.map((disk) => disk.get("IMAGE"))).to.deep.equal([`demo-${node}`]);
+      // Else cloud-init would take that for its seed.
+      expect(machine?.context).to.equal(undefined);
+    }
+    expect(await root("demo-compute-0").list("/var/lib/cloud/seed/nocloud")).to.not.deep.equal([]);
+    expect(images().every(({ persistent }) => persistent)).to.equal(true);
+    expect(await driver.inspect(cluster), "no base is missed").to.deep.equal([]);
+    expect(await boot(cluster, "compute-0")).to.equal("kept");
+    for (const node of nodes) {
+      await driver.remove({ cluster, node }, AT_ONCE);
+    }
+    expect(images()).to.deep.equal([]);
+  });
+
+  it("makes a compute's disk anew for its new vc-out.xml, and says that a frontend's stays as it is", async () => {
+    const cluster = await allocated();
+    await Promise.all([boot(cluster, "frontend"), boot(cluster, "compute-0")]);
+    for (const node of ["frontend", "compute-0"]) {
+      const ref = { cluster, node };
+      await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+      expect(await driver.channel(ref)).to.equal("nextBoot");
+      expect(await driver.reconfigure(ref, vcOutOf(cluster, ref.node, "new"))).to.equal("nextBoot");
+      await driver.shutdown(ref, AT_ONCE);
+    }
+    expect((await driver.read("demo")).get("compute-0")).to.include({ vcOutWaits: true, state: "off" });
+    const said: string[] = [];
+    expect(await boot(cluster, "compute-0", vcOutOf(cluster, "compute-0", "new"))).to.equal("created");
+    expect(await boot(cluster, "frontend", vcOutOf(cluster, "frontend", "new"), (line) => said.push(line))).to.equal(
+      "started",
+    );
+    expect(await root("demo-compute-0").read("/root/vc-out.xml")).to.equal(vcOutOf(cluster, "compute-0", "new"));
+    expect(said.join()).to.include("starts with the vc-out.xml that it has");
+    const seen = await driver.read("demo");
+    expect(seen.get("compute-0")).to.include({
+      vcOutWaits: false,
+      vcOutDigest: sha256(vcOutOf(cluster, "compute-0", "new")),
+    });
+    expect(seen.get("frontend")).to.include({ vcOutWaits: true, vcOutDigest: sha256(vcOutOf(cluster, "frontend")) });
+  });
+
+  it("hands a frontend its new vc-out.xml over ssh where it is reached", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "frontend");
+    const ref = { cluster, node: "frontend" };
+    await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+    await writeFile(join(folder, "ssh"), `#!/bin/sh\nfor last; do :; done\ncat > ${join(folder, "given-")}$last\n`);
+    expect(await driver.reconfigure(ref, vcOutOf(cluster, ref.node, "new"))).to.equal("live");
+    expect(await readFile(join(folder, "given-replace"), "utf8")).to.equal(vcOutOf(cluster, "frontend", "new"));
+    expect((await driver.read("demo")).get("frontend")).to.include({
+      vcOutDigest: sha256(vcOutOf(cluster, "frontend", "new")),
+    });
+    // A machine that is made anew runs on the same disk, and is known to have the file that lies there.
+    site.oned.done(machines()[0] as Machine);
+    await driver.boot(ref, {
+      role: "frontend",
+      plan: cluster.plan.frontend,
+      vcOut: vcOutOf(cluster, "frontend", "newer"),
+      keepDisk: true,
+      power: "on",
+      stop: AT_ONCE,
+      progress: SILENT,
+    });
+    expect((await driver.read("demo")).get("frontend")).to.include({
+      vcOutDigest: sha256(vcOutOf(cluster, "frontend", "new")),
+      vcOutWaits: true,
+    });
+  });
+
+  it("makes one disk and one machine whenever it was cut off before, and leaves nothing", async () => {
+    const cluster = await allocated();
+    for (let requests = 1; ; requests += 4) {
+      site.oned.letThrough = requests;
+      const whole = await boot(cluster, "compute-0").then(
+        () => true,
+        () => false,
+      );
+      site.oned.letThrough = Number.POSITIVE_INFINITY;
+      if (whole) {
+        expect(requests, "the disk and the machine, at least").to.be.greaterThan(4);
+        break;
+      }
+      if (requests === 9) {
+        await driver.release(cluster, { keepBaseImage: false });
+        expect([images(), site.oned.world.all<Net>("NET").length]).to.deep.equal([[], 1]);
+        await allocated();
+      }
+      await boot(cluster, "compute-0");
+      expect(images().map(({ name }) => name)).to.deep.equal(["demo-compute-0"]);
+      expect(machines().length).to.equal(1);
+      await driver.remove({ cluster, node: "compute-0" }, AT_ONCE);
+      expect(images()).to.deep.equal([]);
+    }
+  });
+
+  it("says before anything is made that it needs site.imageServer", async () => {
+    const { imageServer: _, ...without } = settings;
+    driver = new OpenNebulaDriver(without);
+    const error = await driver.allocate(await planned(1)).then(
+      () => undefined,
+      (thrown) => thrown,
+    );
+    expect(error).to.be.instanceOf(NotSupported);
+    expect(error.hint).to.include("site.imageServer");
+    expect(site.oned.world.all<Net>("NET").length).to.equal(1);
+  });
+});
+
+/** @param key what tells one from the next */
+function vcOutOf({ plan }: ClusterRecord, node: string, key = "first"): string {
+  const compute = plan.computes.find(({ name }) => name === node);
+  const keys = [`ssh-ed25519 AAAA ${key}`];
+  return writeVcOut(compute ? computeVcOut(plan, compute, keys) : frontendVcOut(plan, keys), "B");
+}
