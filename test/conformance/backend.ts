@@ -15,12 +15,6 @@ export interface Backend {
   readonly otherImage: ImageRecord;
   /** Whether guests of these images get ready and take a new vc-out.xml while they run. */
   readonly guestsAnswer: boolean;
-  /** Whether a compute's disk outlives its machine, as a frontend's always does. */
-  readonly keepsComputeDisks: boolean;
-  /** Whether a network can be stopped and still be there. */
-  readonly networksStop: boolean;
-  /** Whether a running machine can be given another shape for its next start alone. */
-  readonly hasNextStart: boolean;
   /** Whether `diagnose` shows what a guest prints on its console. */
   readonly showsConsole: boolean;
   /** At every which request an operation is interrupted: 1 where requests cost nothing. */

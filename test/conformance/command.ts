@@ -98,10 +98,6 @@ export async function commandBackend(): Promise<Backend> {
     image: { vcName: "image", frontend: image, compute: image },
     otherImage: { vcName: "other", frontend: other, compute: other },
     guestsAnswer: true,
-    // What it hasn't of these is exempt.
-    keepsComputeDisks: true,
-    networksStop: true,
-    hasNextStart: true,
     showsConsole: true,
     interruptEvery: 1,
     memory: 512,

@@ -4,6 +4,7 @@ import type { ClusterRecord, Driver, NodeRef } from "../../provider/src/drivers/
 import { AddressTaken, Contradiction, ForeignOwner, NoCapacity, Unreachable } from "../../provider/src/drivers/errors";
 import { vmName } from "../../provider/src/drivers/rocks/names";
 import { macsOf, planCluster } from "../../provider/src/plan/plan";
+import { failure } from "../failure";
 import { differences, type RocksSite, rocksSite } from "./rocks";
 
 const SILENT = () => undefined;
@@ -77,15 +78,6 @@ describe("hazards of rocks", function () {
     const nodes = ["frontend", ...cluster.plan.computes.map(({ name }) => name)];
     await Promise.all(nodes.map((node) => driver.remove({ cluster, node }, AT_ONCE)));
     await driver.release(cluster, { keepBaseImage: false });
-  }
-
-  async function failure(work: Promise<unknown>): Promise<Error> {
-    return work.then(
-      () => {
-        throw new Error("it should have failed");
-      },
-      (error: Error) => error,
-    );
   }
 
   const commands = (verb: string) => site.rocks.commands.filter((words) => words.join(" ").startsWith(verb));

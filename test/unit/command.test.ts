@@ -15,6 +15,7 @@ import { statOf } from "../../provider/src/process-stat";
 import type { Properties } from "../../provider/src/resources/host";
 import { readVcOut } from "../../provider/src/vc-out/read";
 import { makeFakeDisk } from "../conformance/fake-guest";
+import { failure } from "../failure";
 import { CheckFailed, directLifeCycles, Stack } from "./stack";
 
 const STAND_IN = join(__dirname, "..", "fixtures", "command-site");
@@ -120,15 +121,6 @@ describe("a site that is a folder of programs", function () {
     const calls = (await readFile(join(site, "calls"), "utf8").catch(() => "")).split("\n").filter(Boolean);
     await rm(join(site, "calls"), { force: true });
     return calls.filter((name) => name !== "status");
-  }
-
-  async function failure<T extends Error>(work: Promise<unknown>): Promise<T> {
-    return work.then(
-      () => {
-        throw new Error("it should have failed");
-      },
-      (error: T) => error,
-    );
   }
 
   async function reasons(work: Promise<unknown>): Promise<string> {

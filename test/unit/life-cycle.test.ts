@@ -12,6 +12,7 @@ import { type ClusterPlan, macsOf, SITE_DECIDES } from "../../provider/src/plan/
 import { PartialFailure, type Properties } from "../../provider/src/resources/host";
 import { readVcOut } from "../../provider/src/vc-out/read";
 import { makeFakeDisk } from "../conformance/fake-guest";
+import { failure } from "../failure";
 import { CheckFailed, directLifeCycles, Stack, type State, UNKNOWN } from "./stack";
 
 const KEY_BYTES = Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0\x20${"k".repeat(32)}`, "latin1");
@@ -122,15 +123,6 @@ describe("the life of a cluster", () => {
       console.log = () => undefined;
     }
     return lines.join("\n");
-  }
-
-  async function failure<T extends Error>(work: Promise<unknown>): Promise<T> {
-    return work.then(
-      () => {
-        throw new Error("it should have failed");
-      },
-      (error: T) => error,
-    );
   }
 
   // ── A preview ────────────────────────────────────────────────────────────────────────────────────────────────────

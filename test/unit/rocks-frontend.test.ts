@@ -12,6 +12,7 @@ import {
 import { RocksFrontend } from "../../provider/src/drivers/rocks/frontend";
 import { Store } from "../../provider/src/drivers/rocks/store";
 import type { RocksSettings } from "../../provider/src/drivers/settings";
+import { failure } from "../failure";
 import { writeSudo } from "../stand-ins/rocks/sudo";
 
 type Sudo = Pick<RocksSettings, "sudo">;
@@ -44,15 +45,6 @@ describe("the rocks command", () => {
 
   function frontendAt(rocks: string, settings: Sudo): RocksFrontend {
     return new RocksFrontend({ driver: "rocks", rocks, publicAddresses: ["198.51.100.20"], ...settings });
-  }
-
-  async function failure(work: Promise<unknown>): Promise<VirtualClusterError> {
-    return work.then(
-      () => {
-        throw new Error("it should have failed");
-      },
-      (error: VirtualClusterError) => error,
-    );
   }
 
   it("takes a file of ours that goes while all are read for gone, not for broken", async () => {
@@ -163,7 +155,7 @@ describe("the rocks command", () => {
     for (const [script, words] of refusals) {
       await program("sudo", `${script}; exit 1`);
       const errors = [frontend.refuseWithoutRights(folder), frontend.rocks(["list", "host"])];
-      const [error, other] = await Promise.all(errors.map(failure));
+      const [error, other] = await Promise.all(errors.map((work) => failure<VirtualClusterError>(work)));
       for (const one of [error, other]) {
         expect(one).to.be.instanceOf(Denied);
         expect(one?.hint).to.include(`account ALL=(root) NOPASSWD: ${join(folder, "rocks")}`);
