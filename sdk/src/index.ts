@@ -4,10 +4,12 @@ export { ComputeNode, type ComputeNodeArgs } from "./compute-node";
 export { FrontendNode, type FrontendNodeArgs } from "./frontend-node";
 export type {
   ClusterSettings,
+  CommandSite,
   LibvirtSite,
   MemorySite,
   NodeShape,
   OpenNebulaSite,
+  RocksSite,
   SiteArgs,
   Timeouts,
   WaitArgs,

@@ -1,6 +1,5 @@
 import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
-import { CommanderError } from "commander";
 import { closest } from "../closest";
 import { NotFound, VirtualClusterError } from "../drivers/errors";
 import { home } from "../home";
@@ -16,10 +15,8 @@ import { parsePublicKey } from "../resources/public-key";
 import { SetupError } from "../setup/setup-error";
 import { alignColumns } from "./table";
 import { TERMINAL, type Terminal } from "./terminal";
-import { usageError, versionOfPackage } from "./usage";
+import { exitCodeOf, versionOfPackage } from "./usage";
 
-const FAILURE = 1;
-const USAGE = 2;
 const INTERRUPTED = 130;
 
 /** Somebody has asked for the end. */
@@ -36,17 +33,7 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
       terminal.err(`pragma_boot: ${error.message}`);
       return INTERRUPTED;
     }
-    if (!(error instanceof CommanderError)) {
-      terminal.err(`pragma_boot: ${error instanceof Error ? error.message : error}`);
-      return FAILURE;
-    }
-    if (error.exitCode === 0) {
-      return 0; // Help or the version was asked for.
-    }
-    if (error.code !== "commander.help") {
-      terminal.err(usageError("pragma_boot", error));
-    }
-    return USAGE;
+    return exitCodeOf(error, "pragma_boot", terminal);
   }
 }
 

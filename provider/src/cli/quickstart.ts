@@ -10,6 +10,7 @@ import { home } from "../home";
 import { buildDemoImage } from "../images/demo-image";
 import { ensurePulumiCli, type PulumiCli } from "../setup/pulumi-cli";
 import { pulumiEnvironment } from "../setup/pulumi-environment";
+import { searchSystemFolders } from "../setup/search-path";
 import { type Progress, SetupError } from "../setup/setup-error";
 import { installSystemPackages } from "../setup/system-packages";
 import { alignColumns } from "./table";
@@ -224,6 +225,7 @@ class Pulumi {
 }
 
 async function main(args: readonly string[]): Promise<void> {
+  searchSystemFolders();
   const { force, stack, ...chosen } = parseOptions(args);
   const operations = {
     setup: setUp,

@@ -1,4 +1,4 @@
-import { Command, CommanderError } from "commander";
+import { Command } from "commander";
 import { searchSystemFolders } from "../setup/search-path";
 import { addCompletion } from "./completion";
 import { addConsole } from "./console";
@@ -11,7 +11,7 @@ import { addSsh } from "./ssh";
 import { addStatus } from "./status";
 import { addSweep } from "./sweep";
 import { TERMINAL, type Terminal } from "./terminal";
-import { usageError, versionOfPackage } from "./usage";
+import { exitCodeOf, FAILURE, versionOfPackage } from "./usage";
 
 const EXAMPLES = `
 Examples:
@@ -21,9 +21,6 @@ Examples:
   vc run -- uptime      # on all computes
   vc sweep              # what nobody's stack knows any more
   vc sweep --help       # more of it`;
-
-const FAILURE = 1;
-const USAGE = 2;
 
 /**
  * `vc`, the person's tool beside Pulumi.
@@ -62,16 +59,6 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
     await program.parseAsync(args, { from: "user" });
     return exitCode;
   } catch (error) {
-    if (!(error instanceof CommanderError)) {
-      terminal.err(`vc: ${error instanceof Error ? error.message : error}`);
-      return FAILURE;
-    }
-    if (error.exitCode === 0) {
-      return 0; // Help or the version was asked for.
-    }
-    if (error.code !== "commander.help") {
-      terminal.err(usageError("vc", error));
-    }
-    return USAGE;
+    return exitCodeOf(error, "vc", terminal);
   }
 }

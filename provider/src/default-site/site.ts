@@ -111,12 +111,7 @@ async function runHelper(
   const helper = [process.execPath, join(__dirname, "site-helper.js"), operation, resolve(home()), ...user, ...options];
   const waiting = ["flock", "--close", "--wait", String(LOCK_LIMIT_S), "--conflict-exit-code", "75", lock];
   const [program = "", ...args] = [...(await rootPrefix(purpose)), ...waiting, ...helper];
-  const running = execa(program, args, {
-    stdin: "inherit",
-    lines: true,
-    reject: false,
-    env: { PATH: `${process.env.PATH}:/usr/sbin:/sbin` },
-  });
+  const running = execa(program, args, { stdin: "inherit", lines: true, reject: false });
   for await (const line of running) {
     progress(line);
   }

@@ -3,8 +3,7 @@ import { hostname, userInfo } from "node:os";
 import { setTimeout } from "node:timers/promises";
 import { statOf } from "../process-stat";
 import type { ClusterRef, WaitLimits } from "./driver";
-import { Locked } from "./errors";
-import { SharedLocks } from "./shared-locks";
+import { lockedBy, SharedLocks } from "./shared-locks";
 
 const POLL_MS = 500;
 const BEAT_SECONDS = 15;
@@ -82,11 +81,7 @@ export class BeatLocks {
         continue;
       }
       if (elapsed() > limits.seconds) {
-        throw new Locked(
-          `cluster ${cluster.name} is being changed by ${holder.who} (process ${holder.pid})`,
-          `it has not finished within ${limits.seconds} s`,
-          "Wait for its end, or end it there; then run the same command again",
-        );
+        throw lockedBy(`${holder.who} (process ${holder.pid})`, cluster.name, limits.seconds);
       }
       if (said === 0 || elapsed() - said > SAY_EVERY_SECONDS) {
         said = elapsed();

@@ -28,6 +28,15 @@ export class VirtualClusterError extends Error {
 /** The object asked for isn't at the site. */
 export class NotFound extends VirtualClusterError {}
 
+/** A node's machine that an operation needs isn't there. */
+export function machineGone(node: string, cluster: string): NotFound {
+  return new NotFound(
+    `node ${node} of cluster ${cluster}`,
+    "its machine is gone",
+    "Run `pulumi up`, which makes it again",
+  );
+}
+
 /** Somebody else took an address, subnet or name between plan and allocation. */
 export class AddressTaken extends VirtualClusterError {}
 

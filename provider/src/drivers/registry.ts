@@ -4,6 +4,7 @@ import type { Driver } from "./driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "./libvirt";
 import { MemoryDriver } from "./memory";
 import { OpenNebulaDriver, resolveOpenNebulaSettings } from "./opennebula";
+import { configureOneAuth } from "./opennebula/credentials";
 import { RocksDriver } from "./rocks";
 import type { SiteSettings } from "./settings";
 
@@ -16,6 +17,11 @@ export function connect(settings: SiteSettings): Driver {
   const driver = connected.get(key) ?? make(resolved);
   connected.set(key, driver);
   return driver;
+}
+
+/** Hands drivers what they find of a stack's configuration and must not record: who we are at a site. */
+export function configureCredentials(config: (name: string) => string | undefined): void {
+  configureOneAuth(config("oneAuth"));
 }
 
 /** Settings with every default filled in, as they are recorded. */

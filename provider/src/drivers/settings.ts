@@ -120,21 +120,14 @@ const rocks = z.strictObject({
   /** Public addresses to hand out: single ones, `first-last` ranges or CIDR. */
   publicAddresses: z.array(z.string()).min(1).superRefine(refuseWhat(addressesOf)),
   /** Netmask, gateway, DNS servers and domain of the public network. Default: what Rocks says of it. */
-  netmask: z.ipv4().refine(isNetmask, "must be a netmask such as 255.255.255.0").optional(),
-  gateway: z.ipv4().optional(),
-  dns: z.array(z.ipv4()).optional(),
-  domain: z
-    .string()
-    .regex(/^[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?$/, "must be a domain name in lower case")
-    .optional(),
+  ...{ netmask, gateway, dns, domain },
   /** VLANs to hand out: numbers and `first-last` ranges. Default 2 to 4094. */
   vlans: z
     .array(z.union([z.int(), z.string()]))
     .min(1)
     .superRefine(refuseWhat(vlansOf))
     .optional(),
-  /** Where private subnets (/24) are cut from. Default `10.84.0.0/16`. */
-  privateRange: z.cidrv4().optional(),
+  privateRange,
   /** A folder of the account's for disks and records, the same path on the Rocks frontend and on all containers. Default `/state/partition1/virtual-cluster`. */
   diskFolder: z
     .string()
@@ -143,7 +136,7 @@ const rocks = z.strictObject({
   /** Whether that folder is one and the same everywhere (NFS). Default: each container has its own, reached by ssh from the Rocks frontend. */
   sharedDisks: z.boolean().optional(),
   /** An ssh configuration file through which nodes are reached (a jump host, say). Default: plain ssh. */
-  sshConfig: z.string().min(1).optional(),
+  sshConfig,
 });
 
 const memory = z.strictObject({

@@ -1,3 +1,14 @@
+import { Locked } from "./errors";
+
+/** Another has the lock of a cluster for longer than was waited. */
+export function lockedBy(who: string, cluster: string, seconds: number): Locked {
+  return new Locked(
+    `cluster ${cluster} is being changed by ${who}`,
+    `it has not finished within ${seconds} s`,
+    "Wait for its end, or end it there; then run the same command again",
+  );
+}
+
 /**
  * The part of a lock that is the same at every site: within one process all operations on a cluster share it. The first
  * takes it from the site, the last gives it back.

@@ -2,8 +2,7 @@ import { createHash } from "node:crypto";
 import { hostname, userInfo } from "node:os";
 import type { ClusterRecord, ClusterRef, Driver, Mark, Progress } from "../drivers/driver";
 import { NotFound, VirtualClusterError, WrongSite } from "../drivers/errors";
-import { configureOneAuth } from "../drivers/opennebula/credentials";
-import { connect } from "../drivers/registry";
+import { configureCredentials, connect } from "../drivers/registry";
 import type { SiteSettings } from "../drivers/settings";
 import type { CheckFailure, ConfigureRequest } from "./host";
 
@@ -13,7 +12,7 @@ const NAMESPACE = "virtual-cluster";
 /** What a life cycle gets from its surroundings: the stack's configuration and who runs it. */
 export class Context {
   constructor(private readonly request: ConfigureRequest) {
-    configureOneAuth(this.config("oneAuth"));
+    configureCredentials((name) => this.config(name));
   }
 
   config(name: string): string | undefined {

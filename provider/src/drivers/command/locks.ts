@@ -4,8 +4,8 @@ import { appendFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { hostname, userInfo } from "node:os";
 import { dirname } from "node:path";
 import type { ClusterRef, WaitLimits } from "../driver";
-import { Locked, SiteFailure } from "../errors";
-import { SharedLocks } from "../shared-locks";
+import { SiteFailure } from "../errors";
+import { lockedBy, SharedLocks } from "../shared-locks";
 
 /** What flock(1) ends with when another has the lock for too long. */
 const TAKEN = 75;
@@ -38,11 +38,7 @@ export class Locks {
     }
     const lock = seconds > 0 ? await holdLock(file, seconds) : undefined;
     if (!lock) {
-      throw new Locked(
-        `cluster ${cluster.name} is being changed by ${holder}`,
-        `it has not finished within ${seconds} s`,
-        "Wait for its end, or end it there; then run the same command again",
-      );
+      throw lockedBy(holder, cluster.name, seconds);
     }
     return lock;
   }

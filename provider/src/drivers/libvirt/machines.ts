@@ -1,6 +1,6 @@
 import { Batcher } from "../batcher";
 import type { NodeRef, NodeState, ObservedNode } from "../driver";
-import { NotFound } from "../errors";
+import { machineGone } from "../errors";
 import { refuseForeign } from "../ownership";
 import { TOGETHER_MS } from "./clusters";
 import type { Virsh } from "./virsh";
@@ -43,11 +43,7 @@ export class Machines {
   async existing(ref: NodeRef): Promise<Machine> {
     const machine = await this.find(ref);
     if (!machine) {
-      throw new NotFound(
-        `node ${ref.node} of cluster ${ref.cluster.name}`,
-        "its machine is gone",
-        "Run `pulumi up`, which makes it again",
-      );
+      throw machineGone(ref.node, ref.cluster.name);
     }
     return machine;
   }

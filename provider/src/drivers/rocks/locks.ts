@@ -4,7 +4,7 @@ import { execa } from "execa";
 import pLimit from "p-limit";
 import type { ClusterRef, WaitLimits } from "../driver";
 import { Locked, SiteFailure } from "../errors";
-import { SharedLocks } from "../shared-locks";
+import { lockedBy, SharedLocks } from "../shared-locks";
 import { type RocksFrontend, refuseFailure } from "./frontend";
 import { MAKE_FOLDER } from "./store";
 
@@ -49,12 +49,7 @@ export class Locks {
   ) {}
 
   lock(cluster: ClusterRef, limits: WaitLimits): Promise<AsyncDisposable> {
-    const busy = (who: string) =>
-      new Locked(
-        `cluster ${cluster.name} is being changed by ${who}`,
-        `it has not finished within ${limits.seconds} s`,
-        "Wait for its end, or end it there; then run the same command again",
-      );
+    const busy = (who: string) => lockedBy(who, cluster.name, limits.seconds);
     return this.shared.lock(cluster.name, () => this.take(`${cluster.name}.lock`, cluster.mark, limits, busy));
   }
 

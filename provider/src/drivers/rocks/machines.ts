@@ -1,7 +1,7 @@
 import { macsOf } from "../../plan/plan";
 import { Batcher } from "../batcher";
 import type { NodeRef, NodeState, ObservedNode } from "../driver";
-import { NotFound, SiteFailure, Unreachable } from "../errors";
+import { machineGone, NotFound, SiteFailure, Unreachable } from "../errors";
 import { refuseForeign } from "../ownership";
 import { TOGETHER_MS } from "./clusters";
 import { type Disks, diskFile, type Files } from "./disks";
@@ -72,11 +72,7 @@ export class Machines {
   async existing(ref: NodeRef): Promise<Machine> {
     const machine = await this.find(ref);
     if (!machine) {
-      throw new NotFound(
-        `node ${ref.node} of cluster ${ref.cluster.name}`,
-        "its machine is gone",
-        "Run `pulumi up`, which makes it again",
-      );
+      throw machineGone(ref.node, ref.cluster.name);
     }
     return machine;
   }
