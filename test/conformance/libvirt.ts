@@ -7,7 +7,8 @@ import type * as defaultSite from "../../provider/src/default-site/site";
 import type { DiskImage } from "../../provider/src/drivers/driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "../../provider/src/drivers/libvirt";
 import { FIRST_PARTITION_OFFSET } from "../../provider/src/images/boot-loader";
-import { digestOf, examineDisk } from "../../provider/src/images/disk";
+import { digestOf } from "../../provider/src/images/digests";
+import { examineDisk } from "../../provider/src/images/disk";
 import type { Backend } from "./backend";
 import { type FakeGuest, makeFakeDisk } from "./fake-guest";
 

@@ -8,8 +8,9 @@ import { NotSupported } from "../../provider/src/drivers/errors";
 import { OpenNebulaDriver } from "../../provider/src/drivers/opennebula";
 import { configureOneAuth } from "../../provider/src/drivers/opennebula/credentials";
 import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
-import { digestOf, examineDisk } from "../../provider/src/images/disk";
-import { GuestFileSystem } from "../../provider/src/images/file-system";
+import { digestOf } from "../../provider/src/images/digests";
+import { examineDisk } from "../../provider/src/images/disk";
+import { ExtFileSystem } from "../../provider/src/images/file-system";
 import { planCluster } from "../../provider/src/plan/plan";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import { computeVcOut, frontendVcOut } from "../../provider/src/vc-out/vc-out";
@@ -87,7 +88,7 @@ describe("OpenNebula, with an image that reads no context disc", function () {
 
   const images = () => site.oned.world.all<Img>("IMAGE");
   const machines = () => site.oned.world.all<Machine>("VM").filter(({ state }) => state !== VM.DONE);
-  const root = (name: string) => new GuestFileSystem(join(folder, name), image.rootOffset);
+  const root = (name: string) => new ExtFileSystem(join(folder, name), image.rootOffset);
 
   async function planned(computes: number): Promise<ClusterRecord> {
     const wish = { name: "demo", numCpus: computes, cpusPerNode: 1, memoryPerNode: 64 };

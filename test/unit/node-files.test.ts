@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
 import type { NetworkContract } from "../../provider/src/drivers/driver";
-import { GuestFileSystem } from "../../provider/src/images/file-system";
+import { ExtFileSystem, type GuestFileSystem } from "../../provider/src/images/file-system";
 import type { GuestChange, GuestFile } from "../../provider/src/images/overlay";
 import { nodeFiles } from "../../provider/src/node-files/node-files";
 import type { NodeSetUp } from "../../provider/src/node-files/set-up";
@@ -62,7 +62,7 @@ describe("a node's files", () => {
         : writeFile(join(tree, path), content));
     }
     await execa("mke2fs", ["-q", "-F", "-t", "ext4", "-d", tree, image, "8M"]);
-    return new GuestFileSystem(image);
+    return new ExtFileSystem(image);
   }
 
   const setUp = (vcOut: FrontendVcOut | ComputeVcOut = FRONTEND, dialect: "A" | "B" = "B"): NodeSetUp => ({

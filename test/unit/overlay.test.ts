@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import { execa } from "execa";
-import { hashOf } from "../../provider/src/images/disk";
-import { debugfsTarget, GuestFileSystem } from "../../provider/src/images/file-system";
+import { hashOf } from "../../provider/src/images/digests";
+import { debugfsTarget, ExtFileSystem } from "../../provider/src/images/file-system";
 import { type GuestChanges, injectInto, withOverlay } from "../../provider/src/images/overlay";
 import { makeFakeDisk } from "../conformance/fake-guest";
 
@@ -99,7 +99,7 @@ describe("an overlay", () => {
           join(folder, "all.raw"),
         ]);
         expect(stdout).to.equal("");
-        const after = new GuestFileSystem(join(folder, "all.raw"), MIB);
+        const after = new ExtFileSystem(join(folder, "all.raw"), MIB);
         expect(await after.read("/etc/link")).to.equal("no link any more");
         expect((await after.read("/usr/bin/tool")).length).to.be.greaterThan(0);
         const { stdout: checked } = await execa("dd", [

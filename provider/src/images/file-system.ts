@@ -17,18 +17,29 @@ export interface GuestEntry {
 }
 
 /**
- * The ext2/3/4 file system of a guest, read through debugfs: nothing is mounted. Whoever made it may have put anything
- * into it: its symbolic links lead to nowhere but inside it, names that no honest one needs are passed over, and nobody
- * reads more than a few MiB.
+ * The root file system of a guest, read without being mounted. Whoever made it may have put anything into it: its symbolic
+ * links lead to nowhere but inside it, names that no honest one needs are passed over, and nobody reads more than a few MiB.
  */
-export class GuestFileSystem {
+export interface GuestFileSystem {
+  /** Empty where there is no such folder. */
+  list(folder: string): Promise<readonly GuestEntry[]>;
+  /** Whether there is anything of that name. */
+  has(path: string): Promise<boolean>;
+  /** The text of a file; empty where there is none, or a link. */
+  read(path: string): Promise<string>;
+  readBytes(path: string): Promise<Buffer>;
+  /** Where a symbolic link leads to; empty where there is none, or it leads far: it can't be read then. */
+  linkTarget(path: string): Promise<string>;
+}
+
+/** ext2, ext3 and ext4, read through debugfs. */
+export class ExtFileSystem implements GuestFileSystem {
   /** @param target a file that holds the file system, and how many bytes from its start on */
   constructor(
     private readonly target: string,
     private readonly offset = 0,
   ) {}
 
-  /** Empty where there is no such folder. */
   async list(folder: string): Promise<readonly GuestEntry[]> {
     // With a dot at its end, for debugfs takes a link in the last place for the link itself.
     const lines = (await this.debugfs(`ls -p ${quoted(`${folder}/.`)}`)).toString("utf8").split("\n");
@@ -43,13 +54,11 @@ export class GuestFileSystem {
     });
   }
 
-  /** Whether there is anything of that name. */
   async has(path: string): Promise<boolean> {
     const [folder, name] = parted(path);
     return (await this.list(folder)).some((entry) => entry.name === name);
   }
 
-  /** The text of a file; empty where there is none, or a link. */
   async read(path: string): Promise<string> {
     return (await this.readBytes(path)).toString("utf8");
   }
@@ -58,7 +67,6 @@ export class GuestFileSystem {
     return this.debugfs(`cat ${quoted(plainly(path))}`);
   }
 
-  /** Where a symbolic link leads to; empty where there is none, or it leads far: it can't be read then. */
   async linkTarget(path: string): Promise<string> {
     const told = await this.debugfs(`stat ${quoted(plainly(path))}`);
     return /^Fast link dest: "([^"\n]*)"$/m.exec(told.toString("utf8"))?.[1] ?? "";

@@ -4,7 +4,7 @@ import { setTimeout } from "node:timers/promises";
 import { execa } from "execa";
 import { SiteFailure } from "../drivers/errors";
 import { inTemporaryFolder } from "../temporary-folder";
-import { GuestFileSystem, plainly, quoted } from "./file-system";
+import { ExtFileSystem, type GuestFileSystem, plainly, quoted } from "./file-system";
 
 const READY_LIMIT_MS = 30_000;
 const POLL_MS = 3;
@@ -102,7 +102,7 @@ async function inject(folder: string, { file, ...overlay }: PresentOverlay, reco
     if (recover) {
       await replayJournal(raw);
     }
-    const script = await debugfsScript(folder, await overlay.changes(new GuestFileSystem(raw)));
+    const script = await debugfsScript(folder, await overlay.changes(new ExtFileSystem(raw)));
     // debugfs exits with 0 whatever happens; only what it says on stderr, below its banner, tells.
     const { stderr } = await run("debugfs", ["-w", "-f", script, raw]);
     const complaints = stderr.split("\n").filter((line) => line && !/^debugfs \d/.test(line) && !HARMLESS.test(line));

@@ -1,16 +1,9 @@
 import { readFile, realpath } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
-import type { ImageRecord, Shape } from "../drivers/driver";
-import { digestOf, examineDisk } from "../images/disk";
+import type { Progress, Shape } from "../drivers/driver";
+import { type PreparedImage, prepareImage } from "../images/prepare";
 import { parseVcIn } from "../images/vc-in";
 import { element, parseXml, textOf, type XmlElement } from "../images/xml";
-
-/** The disks that a vc-in.xml names. */
-export interface NamedImage {
-  readonly image: ImageRecord;
-  /** Absolute paths. */
-  readonly disks: { readonly frontend: string; readonly compute: string };
-}
 
 /** The machines that a vc-in.xml asks for. */
 export interface WantedShapes {
@@ -26,15 +19,18 @@ const BYTES: Readonly<Record<string, number>> = {
 };
 
 /** @throws InvalidImage */
-export async function readImage(vcInPath: string): Promise<NamedImage> {
-  const text = await readFile(vcInPath, "utf8");
-  const vcIn = parseVcIn(text, vcInPath);
+export async function readImage(vcInPath: string, progress: Progress): Promise<PreparedImage> {
+  const { frontendDisk, computeDisk } = parseVcIn(await readFile(vcInPath, "utf8"), vcInPath);
   const disk = (file: string) => realpath(resolve(dirname(vcInPath), file));
-  const disks = { frontend: await disk(vcIn.frontendDisk), compute: await disk(vcIn.computeDisk) };
-  const record = async (file: string) => ({ ...(await examineDisk(file)), digest: await digestOf(file) });
-  const frontend = await record(disks.frontend);
-  const compute = disks.compute === disks.frontend ? frontend : await record(disks.compute);
-  return { image: { vcName: basename(dirname(vcInPath)), frontend, compute }, disks };
+  return prepareImage(
+    {
+      vcName: basename(dirname(vcInPath)),
+      frontendDisk: await disk(frontendDisk),
+      computeDisk: await disk(computeDisk),
+      manifest: {},
+    },
+    progress,
+  );
 }
 
 /** @throws RangeError for what is no XML */

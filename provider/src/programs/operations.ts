@@ -26,7 +26,7 @@ const PLANS = 5;
 /** @returns its last line: the disks that `boot` gets */
 export async function fixImages(around: Surroundings, [vcIn = "", temp = ""]: readonly string[]): Promise<string> {
   const { driver, progress } = around;
-  const { disks, image } = await readImage(vcIn);
+  const { disks, record: image } = await readImage(vcIn, progress);
   const cluster = await readClusterFile(temp);
   const record = cluster && (await driver.find(cluster.name));
   if (record) {
@@ -137,7 +137,7 @@ async function reserve(around: Surroundings, args: readonly string[], cluster: C
     async () => {
       const held = await driver.find(cluster.name);
       const plan = await planOf(driver, cluster, Number(numCpus), shapes, held?.plan);
-      const image = held?.image ?? (await readImage(vcIn)).image;
+      const image = held?.image ?? (await readImage(vcIn, progress)).record;
       const planned = { ...cluster, site, plan, image, publicKeys };
       const keys = await driver.allocate(planned, progress);
       return { record: (await driver.find(cluster.name)) ?? planned, hostKey: keys.hostKey };

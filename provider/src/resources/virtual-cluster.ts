@@ -8,7 +8,6 @@ import type {
   Channel,
   ClusterKeys,
   ClusterRecord,
-  DiskImage,
   Driver,
   ImageRecord,
   ObservedNode,
@@ -20,7 +19,7 @@ import { connect, placeOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
-import { digestOf, examineDisk } from "../images/disk";
+import { prepareImage } from "../images/prepare";
 import { findImage, type LocalImage } from "../images/repository";
 import { refuseBeyondLimits } from "../limits";
 import { contradictionsIn } from "../plan/contradictions";
@@ -276,7 +275,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     progress("looking at the image");
     // Machines that are there without the state knowing have their disks; an interrupted create may yet take another image.
     const inUse = held && (await driver.read(held.name)).size > 0;
-    const image = inUse ? held.image : await recordImage(await findImage(inputs.repository, inputs.image));
+    const image = inUse ? held.image : await imageOf(inputs, progress);
     const record = recordOf(inputs, held?.mark.createdAt ?? new Date().toISOString(), image);
 
     await refuseBeyondLimits(driver, record, record.plan);
@@ -323,7 +322,7 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const progress = progressOf(inputs.clusterName);
     await using _lock = await lockOf(driver, refOf(inputs), progress);
     const record: ClusterRecord = {
-      ...recordOf(inputs, old.createdAt, await imageFor(inputs, old)),
+      ...recordOf(inputs, old.createdAt, await imageFor(inputs, old, progress)),
       mayHoldData: true,
     };
     await refuseBeyondLimits(driver, record, record.plan);
@@ -443,12 +442,17 @@ const BY_CHANNEL: Readonly<Record<Channel, string>> = {
 async function imageFor(
   inputs: VirtualClusterInputs,
   { image, imageRecord }: VirtualClusterOutputs,
+  progress: Progress,
 ): Promise<ImageRecord> {
   if (inputs.image === image) {
     return imageRecord;
   }
-  const { compute } = await recordImage(await findImage(inputs.repository, inputs.image));
+  const { compute } = await imageOf(inputs, progress);
   return { ...imageRecord, compute, computeVcName: inputs.image };
+}
+
+async function imageOf({ repository, image }: VirtualClusterInputs, progress: Progress): Promise<ImageRecord> {
+  return (await prepareImage(await findImage(repository, image), progress)).record;
 }
 
 /** Computes first: what they have open on the frontend is closed while it still answers. */
@@ -637,22 +641,6 @@ async function readKeyFile(path: string): Promise<string> {
       "Make a key with ssh-keygen -t ed25519, or name another file",
     ).about("publicKey");
   }
-}
-
-async function recordImage(image: LocalImage): Promise<ImageRecord> {
-  const { reads, vcOutDialect } = image.manifest;
-  const disk = async (file: string): Promise<DiskImage> => ({
-    ...(await examineDisk(file)),
-    ...(reads && { reads }),
-    ...(vcOutDialect && { vcOutDialect }),
-    digest: await digestOf(file),
-  });
-  const frontend = await disk(image.frontendDisk);
-  return {
-    vcName: image.vcName,
-    frontend,
-    compute: image.computeDisk === image.frontendDisk ? frontend : await disk(image.computeDisk),
-  };
 }
 
 function recordOf(inputs: VirtualClusterInputs, createdAt: string, image: ImageRecord): ClusterRecord {

@@ -3,7 +3,7 @@ import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { execa } from "execa";
 import { BLOCK, type Change, type Changes, changesIn } from "../../images/changes";
-import { hashOf, locateDisk } from "../../images/disk";
+import { hashOf, locateDisk } from "../../images/digests";
 import { type GuestChanges, withOverlay } from "../../images/overlay";
 import { inTemporaryFolder } from "../../temporary-folder";
 import type { DiskImage, Progress } from "../driver";
