@@ -5,7 +5,7 @@ import { expect } from "chai";
 import { execa } from "execa";
 import type { NetworkContract } from "../../provider/src/drivers/driver";
 import { ExtFileSystem, type GuestFileSystem } from "../../provider/src/images/file-system";
-import type { GuestChange, GuestFile } from "../../provider/src/images/overlay";
+import type { GuestChange, GuestFile } from "../../provider/src/images/inject";
 import { nodeFiles } from "../../provider/src/node-files/node-files";
 import type { NodeSetUp } from "../../provider/src/node-files/set-up";
 import { type ComputeVcOut, type FrontendVcOut, frontendVcOut, type Nic } from "../../provider/src/vc-out/vc-out";

@@ -6,7 +6,8 @@ import { expect } from "chai";
 import { execa } from "execa";
 import { hashOf } from "../../provider/src/images/digests";
 import { debugfsTarget, ExtFileSystem } from "../../provider/src/images/file-system";
-import { type GuestChanges, injectInto, withOverlay } from "../../provider/src/images/overlay";
+import type { GuestChanges } from "../../provider/src/images/inject";
+import { injectInto, withOverlay } from "../../provider/src/images/overlay";
 import { makeFakeDisk } from "../conformance/fake-guest";
 
 const MIB = 1024 * 1024;

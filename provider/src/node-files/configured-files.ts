@@ -4,7 +4,7 @@ import { execa } from "execa";
 import { SiteFailure } from "../drivers/errors";
 import { GUEST_FOLDER } from "../images/debian-image";
 import type { GuestEntry, GuestFileSystem } from "../images/file-system";
-import type { GuestChange, GuestFile, GuestLink } from "../images/overlay";
+import type { GuestChange, GuestFile, GuestLink } from "../images/inject";
 import { inTemporaryFolder } from "../temporary-folder";
 import { readVcOut } from "../vc-out/read";
 import type { NodeSetUp } from "./set-up";

@@ -32,7 +32,8 @@ export const SYSTEM_NEEDS: readonly SystemNeed[] = [
     packages: {
       "qemu-utils": ["qemu-img"],
       "qemu-system-common": ["qemu-storage-daemon"],
-      e2fsprogs: ["debugfs", "e2fsck"],
+      e2fsprogs: ["debugfs", "e2fsck", "resize2fs"],
+      fdisk: ["sfdisk"],
       fuse3: ["fusermount3"],
     },
   },

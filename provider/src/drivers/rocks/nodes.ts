@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import pLimit from "p-limit";
-import type { GuestChanges } from "../../images/overlay";
+import type { GuestChanges } from "../../images/inject";
 import { nodeFiles } from "../../node-files/node-files";
 import { sha256 } from "../../vc-out/digest";
 import type {
