@@ -46,14 +46,15 @@ describe("a disk", () => {
     await handle.close();
   };
 
-  /** The good one with a GPT instead of its MBR. */
+  /** The good one with a GPT instead of its MBR, and room for its backup behind the file system. */
   const gptDisk = () =>
-    changed((file) =>
-      execa("sfdisk", ["--quiet", "--no-reread", file], {
+    changed(async (file) => {
+      await execa("sfdisk", ["--quiet", "--no-reread", file], {
         input: "label: gpt\nstart=2048, size=28672, type=linux\n",
         env: SBIN,
-      }),
-    );
+      });
+      await execa("mke2fs", ["-q", "-F", "-t", "ext4", "-E", `offset=${MIB}`, file, "14336k"], { env: SBIN });
+    });
 
   it("that is a folder is refused", async () => {
     const refusal = await examineDisk(folder).catch((error: unknown) => error);

@@ -272,6 +272,8 @@ export interface DiskImage {
   readonly devices: "virtio" | "sata";
   /** Byte offset of the root partition. */
   readonly rootOffset: number;
+  /** Absent: ext2, ext3 or ext4. */
+  readonly rootFileSystem?: "xfs" | "btrfs";
   /** By which way the network contract reaches what is inside. Absent: `vc-out.xml`. */
   readonly reads?: NetworkContract;
   /** Whether something inside takes its vc-out.xml from an OpenNebula context disc. */

@@ -1,104 +1,97 @@
-import { open, stat } from "node:fs/promises";
 import type { DiskImage } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
-import { ExtFileSystem, type GuestFileSystem } from "./file-system";
+import { type Bytes, partOf, withBytes } from "./bytes";
+import { type Container, containerOf } from "./container";
+import { type GuestFileSystem, openRoot } from "./file-system";
 import { findNetworkReader } from "./network-reader";
+import { type Partition, type PartitionTable, readPartitions } from "./partitions";
+import { type RootFileSystem, type Signature, signaturesOf } from "./signatures";
+import { LAYOUT_RULES, rootSignature } from "./standard/layout";
 
-const SECTOR = 512;
-const EXT_MAGIC_OFFSET = 1024 + 56;
-const EXT_MAGIC = 0xef53;
-const MAGICS: ReadonlyArray<readonly [string, Buffer]> = [
-  ["qcow2", Buffer.from("QFI\xfb", "latin1")],
-  ["VMDK", Buffer.from("KDMV", "latin1")],
-  ["VHDX", Buffer.from("vhdxfile", "latin1")],
-  ["gzip", Buffer.from([0x1f, 0x8b])],
-];
-const MBR_TYPES_REFUSED: ReadonlyMap<number, string> = new Map([
-  [0x05, "an extended partition"],
-  [0x0f, "an extended partition"],
-  [0x8e, "a Linux LVM volume"],
-  [0xfd, "a Linux RAID member"],
-]);
-const MBR_GPT_PROTECTIVE = 0xee;
+const BOOT_CODE_LENGTH = 440;
+/** More than any image has. */
+const MOST_KERNELS = 16;
+
+/** What a disk looks like from outside: what it is, how it is divided, and what its first partition holds. */
+export interface DiskLayout {
+  /** Bytes. */
+  readonly size: number;
+  /** Absent for a RAW one; then all else is looked at. */
+  readonly container?: Container;
+  readonly table?: PartitionTable;
+  /** What lies there instead of a partition table. */
+  readonly wholeDisk: readonly Signature[];
+  readonly hasBootCode: boolean;
+  /** The one with number 1. */
+  readonly first?: Partition;
+  /** Signatures in the first partition. */
+  readonly holds: readonly Signature[];
+}
+
+/** Reads some hundred KiB, whatever the disk holds. */
+export async function layoutOf(disk: Bytes): Promise<DiskLayout> {
+  const { size } = disk;
+  const container = await containerOf(disk);
+  if (container) {
+    return { size, container, wholeDisk: [], hasBootCode: false, holds: [] };
+  }
+  const [bootCode, table] = await Promise.all([disk.read(0, BOOT_CODE_LENGTH), readPartitions(disk)]);
+  const hasBootCode = bootCode.some((byte) => byte !== 0);
+  if (!table) {
+    return { size, wholeDisk: await signaturesOf(disk), hasBootCode, holds: [] };
+  }
+  const first = table.partitions.find(({ number }) => number === 1);
+  const holds = first ? await signaturesOf(partOf(disk, first.start, first.length)) : [];
+  return { size, table, wholeDisk: [], hasBootCode, ...(first && { first }), holds };
+}
 
 /**
- * Looks whether a file is a disk that can be run: RAW, with a boot loader, its first partition an ext2/3/4 root; and what
- * it needs. Reads a few sectors and, through debugfs, the kernels' module lists and what starts in it; nothing is mounted.
+ * Looks whether a file is a disk that can be run: as the standard's rules for its layout ask; and what it needs. Reads
+ * little of it, and the kernels' module lists and what starts in it; nothing is mounted.
  * @throws InvalidImage with the reason
  */
 export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest">> {
-  const invalid = (detail: string, hint = "") => new InvalidImage(`disk ${file}`, detail, hint);
-  const found = await stat(file);
-  if (!found.isFile()) {
-    throw invalid("is not a file", "Name the disk's file in the vc-in.xml");
-  }
-  const { size } = found;
-  const handle = await open(file, "r");
-  try {
-    const head = Buffer.alloc(64 * SECTOR);
-    await handle.read(head, 0, head.length, 0);
-    const container = MAGICS.find(([, magic]) => head.subarray(0, magic.length).equals(magic));
-    if (container) {
-      throw invalid(`is ${container[0]}, not RAW`, "Convert it with qemu-img convert -O raw");
-    }
-    if (head.readUInt16LE(510) !== 0xaa55) {
-      throw invalid("has no partition table", "The standard wants one, with the root file system first");
-    }
-    if (head.subarray(0, 440).every((byte) => byte === 0)) {
-      throw invalid("has no boot loader in its first sector", "Install one (GRUB for BIOS) into the image");
-    }
-    const rootOffset = firstPartition(head, size, invalid);
-    const magic = Buffer.alloc(2);
-    await handle.read(magic, 0, 2, rootOffset + EXT_MAGIC_OFFSET);
-    if (magic.readUInt16LE(0) !== EXT_MAGIC) {
-      throw invalid("its first partition holds no ext2, ext3 or ext4 file system", "Only these can be prepared");
-    }
-    const root = new ExtFileSystem(file, rootOffset);
-    const [virtio, reader] = await Promise.all([hasVirtio(root), findNetworkReader(root)]);
-    return { size, rootOffset, devices: virtio ? "virtio" : "sata", ...reader };
-  } finally {
-    await handle.close();
-  }
+  const layout = await withBytes(file, layoutOf);
+  await refuseUnrunnable(file, layout);
+  const { offset, kind } = rootPlace(layout) as RootPlace;
+  const root = await openRoot(file, offset, kind);
+  const [virtio, reader] = await Promise.all([hasVirtio(root), findNetworkReader(root)]);
+  return {
+    size: layout.size,
+    rootOffset: offset,
+    ...(kind !== "ext" && { rootFileSystem: kind }),
+    devices: virtio ? "virtio" : "sata",
+    ...reader,
+  };
 }
 
-function firstPartition(head: Buffer, size: number, invalid: (detail: string, hint?: string) => Error): number {
-  const type = head.readUInt8(446 + 4);
-  const [start, end] = type === MBR_GPT_PROTECTIVE ? firstGptEntry(head, invalid) : firstMbrEntry(head, type, invalid);
-  if (start < SECTOR || end <= start || end > size) {
-    throw invalid(`its first partition (bytes ${start} to ${end}) doesn't lie inside the disk of ${size} bytes`);
-  }
-  return start;
+export interface RootPlace {
+  /** Bytes from the start of the disk. */
+  readonly offset: number;
+  readonly kind: RootFileSystem;
 }
 
-function firstMbrEntry(head: Buffer, type: number, invalid: (detail: string) => Error): [number, number] {
-  if (type === 0) {
-    throw invalid("has no first partition");
-  }
-  const refused = MBR_TYPES_REFUSED.get(type);
-  if (refused) {
-    throw invalid(`its first partition is ${refused}, not a root file system`);
-  }
-  const start = head.readUInt32LE(446 + 8) * SECTOR;
-  return [start, start + head.readUInt32LE(446 + 12) * SECTOR];
+/** Where the root file system is; undefined where there is none that can be used. */
+export function rootPlace(layout: DiskLayout): RootPlace | undefined {
+  const root = rootSignature(layout);
+  return layout.first && root ? { offset: layout.first.start, kind: root.kind as RootFileSystem } : undefined;
 }
 
-function firstGptEntry(head: Buffer, invalid: (detail: string) => Error): [number, number] {
-  if (head.toString("latin1", SECTOR, SECTOR + 8) !== "EFI PART") {
-    throw invalid("has a protective MBR without a GPT");
+async function refuseUnrunnable(file: string, layout: DiskLayout): Promise<void> {
+  for (const { level, find } of LAYOUT_RULES) {
+    const [first] = level === "error" ? ((await find(layout)) ?? []) : [];
+    if (first) {
+      throw new InvalidImage(`disk ${file}`, first.found, first.fix);
+    }
   }
-  const entries = Number(head.readBigUInt64LE(SECTOR + 72)) * SECTOR;
-  if (entries + 128 > head.length) {
-    throw invalid("its GPT keeps its entries in an unusual place");
-  }
-  return [
-    Number(head.readBigUInt64LE(entries + 32)) * SECTOR,
-    (Number(head.readBigUInt64LE(entries + 40)) + 1) * SECTOR,
-  ];
 }
 
 /** Whether some kernel inside has drivers for virtio disks and NICs, built in or as modules. */
 async function hasVirtio(root: GuestFileSystem): Promise<boolean> {
-  const kernels = (await root.list("/lib/modules")).map(({ name }) => name).filter((name) => /^\d/.test(name));
+  const kernels = (await root.list("/lib/modules"))
+    .map(({ name }) => name)
+    .filter((name) => /^\d/.test(name))
+    .slice(0, MOST_KERNELS);
   for (const kernel of kernels) {
     const lists = await Promise.all(
       ["modules.builtin", "modules.dep"].map((list) => root.read(`/lib/modules/${kernel}/${list}`)),

@@ -1,5 +1,6 @@
 import { execa } from "execa";
 import { InvalidImage } from "../drivers/errors";
+import type { RootFileSystem } from "./signatures";
 
 /** More than any configuration file, program of a script's kind or list of modules has, bytes. */
 const MOST_OUTPUT = 8 * 1024 * 1024;
@@ -27,10 +28,30 @@ export interface GuestFileSystem {
   has(path: string): Promise<boolean>;
   /** The text of a file; empty where there is none, or a link. */
   read(path: string): Promise<string>;
-  readBytes(path: string): Promise<Buffer>;
+  /** @param atMost bytes; what is longer is cut off. Default: 8 MiB */
+  readBytes(path: string, atMost?: number): Promise<Buffer>;
   /** Where a symbolic link leads to; empty where there is none, or it leads far: it can't be read then. */
   linkTarget(path: string): Promise<string>;
 }
+
+/**
+ * The root file system of a disk.
+ * @param offset where it begins, bytes
+ * @throws InvalidImage for one that nothing here can read
+ */
+export async function openRoot(file: string, offset: number, kind: RootFileSystem): Promise<GuestFileSystem> {
+  if (kind !== "ext") {
+    throw new InvalidImage(
+      `disk ${file}`,
+      `its root file system is ${kind}, which can't be read without libguestfs`,
+      "Make it ext4: reading others isn't there yet",
+    );
+  }
+  return new ExtFileSystem(file, offset);
+}
+
+/** What a hostile file system may cost: debugfs takes its figures for what they are. */
+const LIMITS = ["--as=1073741824", "--cpu=20", "--core=0", "--"];
 
 /** ext2, ext3 and ext4, read through debugfs. */
 export class ExtFileSystem implements GuestFileSystem {
@@ -63,8 +84,8 @@ export class ExtFileSystem implements GuestFileSystem {
     return (await this.readBytes(path)).toString("utf8");
   }
 
-  async readBytes(path: string): Promise<Buffer> {
-    return this.debugfs(`cat ${quoted(plainly(path))}`);
+  async readBytes(path: string, atMost = MOST_OUTPUT): Promise<Buffer> {
+    return this.debugfs(`cat ${quoted(plainly(path))}`, atMost);
   }
 
   async linkTarget(path: string): Promise<string> {
@@ -72,10 +93,10 @@ export class ExtFileSystem implements GuestFileSystem {
     return /^Fast link dest: "([^"\n]*)"$/m.exec(told.toString("utf8"))?.[1] ?? "";
   }
 
-  private async debugfs(command: string): Promise<Buffer> {
+  private async debugfs(command: string, maxBuffer = MOST_OUTPUT): Promise<Buffer> {
     const target = this.offset ? debugfsTarget(this.target, this.offset) : this.target;
-    const result = await execa("debugfs", ["-R", command, target], {
-      maxBuffer: MOST_OUTPUT,
+    const result = await execa("prlimit", [...LIMITS, "debugfs", "-R", command, target], {
+      maxBuffer,
       timeout: 30_000,
       encoding: "buffer",
       stripFinalNewline: false,
@@ -83,9 +104,16 @@ export class ExtFileSystem implements GuestFileSystem {
       env: { DEBUGFS_PAGER: "cat", PAGER: "cat" },
     });
     if (result instanceof Error && !result.isMaxBuffer) {
-      throw result;
+      const reason = Buffer.from(result.stderr ?? "")
+        .toString("utf8")
+        .trim();
+      throw new InvalidImage(
+        `disk ${this.target}`,
+        `its file system can't be read: ${reason.split("\n").at(-1) || result.shortMessage}`,
+        "Run e2fsck on it",
+      );
     }
-    return Buffer.from(result.stdout);
+    return Buffer.from(result.stdout).subarray(0, maxBuffer);
   }
 }
 
