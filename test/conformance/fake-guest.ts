@@ -22,7 +22,7 @@ export async function makeFakeDisk(
 ): Promise<void> {
   const handle = await open(file, "w");
   await handle.truncate(DISK_BYTES);
-  await handle.write(bootSector(fakeBootLoader(heedsPowerButton), DISK_BYTES));
+  await handle.write(bootSector(DISK_BYTES, fakeBootLoader(heedsPowerButton)));
   await handle.close();
   const tree = `${file}.tree`;
   const modules = join(tree, "lib", "modules", "6.1.0-fake");

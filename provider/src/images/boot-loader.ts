@@ -1,7 +1,8 @@
-import { mkdtemp, open, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { open, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { execa } from "execa";
+import { SiteFailure } from "../drivers/errors";
+import { inTemporaryFolder } from "../temporary-folder";
 
 const GRUB_FOLDER = "/usr/lib/grub/i386-pc";
 const SECTOR = 512;
@@ -18,7 +19,7 @@ const LINUX_PARTITION = 0x83;
  * The first sector of a disk: boot code and an MBR partition table (as in the PC BIOS) with one active Linux partition
  * from {@link FIRST_PARTITION_OFFSET} to the end.
  */
-export function bootSector(bootCode: Buffer, diskBytes: number): Buffer {
+export function bootSector(diskBytes: number, bootCode: Buffer = Buffer.alloc(0)): Buffer {
   const sector = Buffer.alloc(SECTOR);
   bootCode.copy(sector, 0, 0, BOOT_CODE_LENGTH);
   const entry = sector.subarray(PARTITION_TABLE_OFFSET);
@@ -33,27 +34,59 @@ export function bootSector(bootCode: Buffer, diskBytes: number): Buffer {
   return sector;
 }
 
+/** What reads the grub.cfg of an image that is made here, from an ext2, ext3 or ext4 file system. */
+const MODULES = ["biosdisk", "part_msdos", "ext2", "normal", "linux16", "test", "setpci"];
+/** What reads one that a distribution has written. */
+const MODULES_OF_OTHERS = [
+  "linux",
+  "configfile",
+  "search",
+  "search_fs_uuid",
+  "search_label",
+  "echo",
+  "loadenv",
+  "gzio",
+];
+
 /**
- * Writes a partition table and GRUB (for the PC BIOS) to a RAW disk whose file system, from
- * {@link FIRST_PARTITION_OFFSET} on, holds a kernel and `/boot/grub/grub.cfg`. The host's own boot is not touched.
+ * Writes GRUB (for the PC BIOS) to a RAW disk with an MBR partition table, before its first partition, whose file system
+ * holds a kernel and a `grub.cfg`. The host's own boot is not touched.
+ * @param othersFolder of the grub.cfg, where that is a distribution's; default: `/boot/grub`, with one that is made here
+ * @throws SiteFailure where GRUB's files aren't installed here
  */
-export async function installBootLoader(disk: string): Promise<void> {
-  const folder = await mkdtemp(join(tmpdir(), "boot-loader-"));
+export async function installBootLoader(disk: string, othersFolder?: string): Promise<void> {
+  const core =
+    othersFolder === undefined
+      ? coreImage("/boot/grub", MODULES)
+      : coreImage(othersFolder, [...MODULES, ...MODULES_OF_OTHERS]);
+  const [bootCode, coreBytes] = await Promise.all([bootImage(), core]);
+  const file = await open(disk, "r+");
   try {
-    const core = join(folder, "core.img");
-    const modules = ["biosdisk", "part_msdos", "ext2", "normal", "linux16", "test", "setpci"];
-    await execa("grub-mkimage", ["-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o", core, ...modules]);
-    const [bootCode, coreImage] = await Promise.all([readFile(join(GRUB_FOLDER, "boot.img")), readFile(core)]);
-    if (SECTOR + coreImage.length > FIRST_PARTITION_OFFSET) throw new Error("GRUB does not fit before the partition.");
-    const file = await open(disk, "r+");
-    try {
-      const { size } = await file.stat();
-      await file.write(bootSector(bootCode, size), 0, SECTOR, 0);
-      await file.write(coreImage, 0, coreImage.length, SECTOR);
-    } finally {
-      await file.close();
-    }
+    await file.write(bootCode, 0, BOOT_CODE_LENGTH, 0);
+    await file.write(coreBytes, 0, coreBytes.length, SECTOR);
   } finally {
-    await rm(folder, { recursive: true, force: true });
+    await file.close();
   }
+}
+
+async function bootImage(): Promise<Buffer> {
+  return readFile(join(GRUB_FOLDER, "boot.img")).catch(() => {
+    throw new SiteFailure(
+      "writing a boot loader",
+      `there is no GRUB for the PC BIOS in ${GRUB_FOLDER}`,
+      "Install grub-common and grub-pc-bin here",
+    );
+  });
+}
+
+async function coreImage(folder: string, modules: readonly string[]): Promise<Buffer> {
+  return inTemporaryFolder(async (workspace) => {
+    const core = join(workspace, "core.img");
+    await execa("grub-mkimage", ["-O", "i386-pc", "-p", `(hd0,msdos1)${folder}`, "-o", core, ...modules]);
+    const image = await readFile(core);
+    if (SECTOR + image.length > FIRST_PARTITION_OFFSET) {
+      throw new SiteFailure("writing a boot loader", "GRUB does not fit before the first partition");
+    }
+    return image;
+  });
 }

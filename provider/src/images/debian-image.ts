@@ -1,10 +1,10 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { access, chmod, link, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { access, chmod, link, mkdir, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { createInterface } from "node:readline";
 import { execa } from "execa";
-import { installBootLoader } from "./boot-loader";
+import { bootSector, installBootLoader } from "./boot-loader";
 
 /** What an image is made of. */
 export interface DebianRecipe {
@@ -97,6 +97,7 @@ export async function buildDebianImage(recipe: DebianRecipe, { folder, progress 
     tell("installing Debian packages (a minute or two)");
     await installSystem(recipe, disk, digest, tell);
     tell("writing the boot loader");
+    await writePartitionTable(disk);
     await installBootLoader(disk);
     await link(disk, join(workspace, COMPUTE_DISK));
     await writeFile(join(workspace, "vc-in.xml"), vcIn(vcName));
@@ -192,6 +193,17 @@ async function installSystem(
   }
   if ((await child).exitCode !== 0) {
     throw new Error(`Image ${vcName} could not be built, as mmdebstrap failed:\n${last.join("\n")}`);
+  }
+}
+
+/** One partition from where `make-disk` puts the file system. */
+async function writePartitionTable(disk: string): Promise<void> {
+  const file = await open(disk, "r+");
+  try {
+    const { size } = await file.stat();
+    await file.write(bootSector(size), 0);
+  } finally {
+    await file.close();
   }
 }
 

@@ -55,12 +55,12 @@ export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest
   await refuseUnrunnable(file, layout);
   const { offset, kind } = rootPlace(layout) as RootPlace;
   const root = await openRoot(file, offset, kind);
-  const [virtio, reader] = await Promise.all([hasVirtio(root), findNetworkReader(root)]);
+  const [devices, reader] = await Promise.all([devicesFor(root), findNetworkReader(root)]);
   return {
     size: layout.size,
     rootOffset: offset,
     ...(kind !== "ext" && { rootFileSystem: kind }),
-    devices: virtio ? "virtio" : "sata",
+    devices,
     ...reader,
   };
 }
@@ -84,6 +84,11 @@ async function refuseUnrunnable(file: string, layout: DiskLayout): Promise<void>
       throw new InvalidImage(`disk ${file}`, first.found, first.fix);
     }
   }
+}
+
+/** What a machine must offer so that this system finds its disk and its network. */
+export async function devicesFor(root: GuestFileSystem): Promise<DiskImage["devices"]> {
+  return (await hasVirtio(root)) ? "virtio" : "sata";
 }
 
 /** Whether some kernel inside has drivers for virtio disks and NICs, built in or as modules. */

@@ -1,17 +1,9 @@
-import { stat } from "node:fs/promises";
 import { execa } from "execa";
-import { z } from "zod";
+import { withBytes } from "./bytes";
+import { endOf, lastOnDisk, type Partition, readPartitions } from "./partitions";
 
-/** What `sfdisk --json` says of a disk, as far as it matters here; in sectors of 512 bytes. */
-const partitionTable = z.object({
-  partitiontable: z.object({
-    partitions: z.array(z.object({ node: z.string(), start: z.number(), size: z.number() })),
-  }),
-});
-
-const SECTOR = 512;
-/** As little as this behind a partition is alignment, or a GPT's backup; sectors. */
-const ALIGNMENT = 2048;
+/** As little as this behind a partition is alignment, or a GPT's backup; bytes. */
+const ALIGNMENT = 1024 * 1024;
 
 /**
  * Lets the root partition reach to the end of its disk, if no other lies behind it; a GPT's backup header goes there too.
@@ -21,29 +13,21 @@ const ALIGNMENT = 2048;
  * @returns the partition's size now, bytes; undefined where it is not the last one
  */
 export async function growPartition(disk: string, rootOffset: number): Promise<number | undefined> {
-  const root = await lastPartition(disk);
-  if (root === undefined || root.start * SECTOR !== rootOffset) {
+  const { last, size } = await lastPartition(disk);
+  if (last?.start !== rootOffset) {
     return undefined;
   }
-  const { size: bytes } = await stat(disk);
-  if (bytes / SECTOR - root.start - root.size <= ALIGNMENT) {
-    return root.size * SECTOR;
+  if (size - endOf(last) <= ALIGNMENT) {
+    return last.length;
   }
-  await execa("sfdisk", ["--quiet", "--no-reread", "--no-tell-kernel", "--force", "-N", root.number, disk], {
-    input: ", +\n",
-    timeout: 60_000,
-  });
-  const grown = await lastPartition(disk);
-  return grown && grown.size * SECTOR;
+  const options = ["--quiet", "--no-reread", "--no-tell-kernel", "--force", "-N", String(last.number)];
+  await execa("sfdisk", [...options, disk], { input: ", +\n", timeout: 60_000 });
+  return (await lastPartition(disk)).last?.length;
 }
 
-/** The one that begins last; undefined where there is no table that sfdisk understands. */
-async function lastPartition(disk: string) {
-  const { failed, stdout } = await execa("sfdisk", ["--json", disk], { timeout: 60_000, reject: false });
-  if (failed) {
-    return undefined;
-  }
-  const { partitions } = partitionTable.parse(JSON.parse(stdout)).partitiontable;
-  const last = partitions.sort((one, other) => one.start - other.start).at(-1);
-  return last && { ...last, number: last.node.slice(disk.length) };
+function lastPartition(disk: string): Promise<{ readonly last: Partition | undefined; readonly size: number }> {
+  return withBytes(disk, async (bytes) => {
+    const table = await readPartitions(bytes);
+    return { last: table && lastOnDisk(table), size: bytes.size };
+  });
 }

@@ -15,6 +15,8 @@ const ALIGNMENT = 1024 * 1024;
 /** For one program that works on a disk. */
 const LIMIT_MS = 600_000;
 
+type Environment = Readonly<Record<string, string>>;
+
 /** What to change in a guest's root file system. Paths are absolute; what is there of that name is replaced. */
 export type GuestChange = GuestFile | GuestLink | GuestRemoval;
 
@@ -48,24 +50,28 @@ export interface Injection {
   readonly recovers: boolean;
   /** Whether the disk has been made larger: its root partition and file system follow, if nothing lies behind them. */
   readonly grows: boolean;
+  /** When what is written was written, as the disk says it; absent: now. */
+  readonly dated?: Date;
 }
 
 /**
  * Changes the root file system of a disk that nobody uses now. debugfs writes into it, and follows a guest's symbolic links
  * inside the guest only.
  */
-export async function inject(disk: Disk, { rootOffset, changes, recovers, grows }: Injection): Promise<void> {
+export async function inject(disk: Disk, { rootOffset, changes, recovers, grows, dated }: Injection): Promise<void> {
+  // How e2fsprogs are told what time it is.
+  const env = dated ? { E2FSPROGS_FAKE_TIME: String(dated.getTime() / 1000) } : {};
   const size = grows ? await withExport(disk, { offset: 0 }, (raw) => growPartition(raw, rootOffset)) : undefined;
   // Where the size is known the part can't be shortened: resize2fs cuts files to what it needs.
   await withExport(disk, { offset: rootOffset, size }, async (root) => {
     if (size !== undefined && size - (await extSize(root)) > ALIGNMENT) {
-      await check(root, ["-f"]);
-      await run("resize2fs", [root]);
+      await check(root, env, "-f");
+      await run("resize2fs", [root], env);
     } else if (recovers) {
       // debugfs would write over what the journal brings back later.
-      await check(root);
+      await check(root, env);
     }
-    await write(root, await changes(new ExtFileSystem(root)));
+    await write(root, await changes(new ExtFileSystem(root)), env);
   });
 }
 
@@ -83,10 +89,11 @@ async function extSize(fileSystem: string): Promise<number> {
   }
 }
 
-async function check(fileSystem: string, options: readonly string[] = []): Promise<void> {
+async function check(fileSystem: string, env: Environment, ...options: readonly string[]): Promise<void> {
   const { exitCode = -1, stdout } = await execa("e2fsck", ["-p", ...options, fileSystem], {
     reject: false,
     timeout: LIMIT_MS,
+    env,
   });
   // 1: errors were corrected.
   if (exitCode !== 0 && exitCode !== 1) {
@@ -98,11 +105,11 @@ async function check(fileSystem: string, options: readonly string[] = []): Promi
   }
 }
 
-async function write(root: string, changes: readonly GuestChange[]): Promise<void> {
+async function write(root: string, changes: readonly GuestChange[], env: Environment): Promise<void> {
   await inTemporaryFolder(async (folder) => {
     const script = await debugfsScript(folder, root, changes);
     // debugfs exits with 0 whatever happens; only what it says on stderr, below its banner, tells.
-    const { stderr } = await run("debugfs", ["-w", "-f", script, root]);
+    const { stderr } = await run("debugfs", ["-w", "-f", script, root], env);
     const complaints = stderr.split("\n").filter((line) => line && !/^debugfs \d/.test(line) && !HARMLESS.test(line));
     if (complaints.length > 0) {
       throw new SiteFailure(
@@ -163,6 +170,10 @@ function ancestors(path: string): string[] {
   return parts.map((_, index) => `/${parts.slice(0, index + 1).join("/")}`);
 }
 
-async function run(program: string, args: readonly string[]): Promise<{ stdout: string; stderr: string }> {
-  return execa(program, args, { timeout: LIMIT_MS });
+async function run(
+  program: string,
+  args: readonly string[],
+  env: Environment = {},
+): Promise<{ stdout: string; stderr: string }> {
+  return execa(program, args, { timeout: LIMIT_MS, env });
 }
