@@ -11,7 +11,7 @@ import {
   PUBLIC_NETWORK_XML,
   QEMU_CONF,
 } from "../../provider/src/default-site/configuration";
-import { kvmUsable } from "../../provider/src/default-site/kvm";
+import { kvmUsable } from "../../provider/src/kvm";
 
 export const REMOTE_PROGRAMS = ["sshd", "ssh", "libvirtd", "virtlogd", "virsh", "ip", "tini", "unshare", "nsenter"];
 const SLOW_LINK = join(__dirname, "slow-link.mjs");

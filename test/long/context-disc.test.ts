@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
-import { kvmUsable } from "../../provider/src/default-site/kvm";
 import { home } from "../../provider/src/home";
+import { kvmUsable } from "../../provider/src/kvm";
 import { contextDisc } from "../unit/context-disc";
 import { VC_OUT_SAMPLES } from "../unit/guest-machine";
 

@@ -8,6 +8,9 @@ import { injectInto, withOverlay } from "../../provider/src/images/overlay";
 
 const MIB = 1024 * 1024;
 const BASE_MIB = 32;
+const ROOT: RootPlace = { offset: MIB, kind: "ext" };
+
+import type { RootPlace } from "../../provider/src/images/root";
 
 interface Table {
   readonly partitions: Array<{ readonly start: number; readonly size: number }>;
@@ -39,8 +42,8 @@ describe("a node's disk that is larger than its image", () => {
   const grown = async (size: number): Promise<{ table: Table; blocks: number; root: ExtFileSystem; file: string }> => {
     const put = async () => [{ path: "/root/vc-out.xml", content: "<vc/>", mode: 0o644 }];
     const file = join(folder, "disk.raw");
-    await withOverlay({ base, baseAtSite: base, size: size * MIB, rootOffset: MIB, changes: put }, async (overlay) => {
-      await injectInto({ file: overlay, base, rootOffset: MIB, changes: put });
+    await withOverlay({ base, baseAtSite: base, size: size * MIB, root: ROOT, changes: put }, async (overlay) => {
+      await injectInto({ file: overlay, base, root: ROOT, changes: put });
       await execa("qemu-img", ["convert", "-f", "qcow2", "-O", "raw", overlay, file]);
     });
     await execa("dd", [`if=${file}`, `of=${join(folder, "root")}`, "bs=1M", "skip=1", "conv=sparse"]);

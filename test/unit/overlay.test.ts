@@ -8,10 +8,12 @@ import { hashOf } from "../../provider/src/images/digests";
 import { debugfsTarget, ExtFileSystem } from "../../provider/src/images/file-system";
 import type { GuestChanges } from "../../provider/src/images/inject";
 import { injectInto, withOverlay } from "../../provider/src/images/overlay";
+import type { RootPlace } from "../../provider/src/images/root";
 import { makeFakeDisk } from "../conformance/fake-guest";
 
 const MIB = 1024 * 1024;
-const OVERLAY = { base: "/dev/zero", baseAtSite: "/no/base", size: 1048576, rootOffset: 0 };
+const ROOT: RootPlace = { offset: MIB, kind: "ext" };
+const OVERLAY = { base: "/dev/zero", baseAtSite: "/no/base", size: 1048576, root: { offset: 0, kind: "ext" } };
 const PROGRAM = `
 require(${JSON.stringify(require.resolve("../../provider/dist/images/overlay.js"))})
   .withOverlay({ ...${JSON.stringify(OVERLAY)}, changes: async () => [] }, async () => {});
@@ -74,11 +76,11 @@ describe("an overlay", () => {
           { path: "/etc/never there", removed: true },
         ];
       };
-      const overlay = { base, baseAtSite: base, size: 16 * MIB, rootOffset: MIB };
+      const overlay = { base, baseAtSite: base, size: 16 * MIB, root: ROOT };
       await withOverlay({ ...overlay, changes }, async (file) => {
         expect(seen).to.deep.equal(["old", "kept"]);
         await injectInto({
-          ...{ file, base, rootOffset: MIB },
+          ...{ file, base, root: ROOT },
           changes: async (root) => {
             const entry = async (path: string, name: string) =>
               (await root.list(path)).find((one) => one.name === name);

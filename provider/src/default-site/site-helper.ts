@@ -2,11 +2,11 @@ import { randomUUID } from "node:crypto";
 import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { execa } from "execa";
+import { kvmUsable } from "../kvm";
 import { type Progress, SetupError } from "../setup/setup-error";
 import { libvirtdConf, POOL, POOL_XML, PUBLIC_NETWORK, PUBLIC_NETWORK_XML, QEMU_CONF } from "./configuration";
 import { becomesTrue, startDaemon, waitForDaemon } from "./daemon";
 import { gateAnswers } from "./gate";
-import { kvmUsable } from "./kvm";
 import { libvirtAnswers, virsh } from "./libvirt";
 import { type SitePaths, sitePaths } from "./paths";
 

@@ -1,12 +1,12 @@
 import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { kvmUsable } from "../default-site/kvm";
 import { siteStatus } from "../default-site/site";
 import { VirtualClusterError } from "../drivers/errors";
 import { connect, needsOf, resolveSettings, siteName } from "../drivers/registry";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
 import { findImage, namesIn } from "../images/repository";
+import { kvmUsable } from "../kvm";
 import type { Backend } from "../pulumi/backend";
 import { findPublicKey } from "../resources/public-key";
 import { onPath } from "../setup/programs";

@@ -2,9 +2,10 @@ import type { DiskImage } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
 import { type Bytes, partOf, withBytes } from "./bytes";
 import { type Container, containerOf } from "./container";
-import { type GuestFileSystem, openRoot } from "./file-system";
+import type { GuestFileSystem } from "./file-system";
 import { findNetworkReader } from "./network-reader";
 import { type Partition, type PartitionTable, readPartitions } from "./partitions";
+import { type RootPlace, withRoot } from "./root";
 import { type RootFileSystem, type Signature, signaturesOf } from "./signatures";
 import { LAYOUT_RULES, rootSignature } from "./standard/layout";
 
@@ -53,9 +54,11 @@ export async function layoutOf(disk: Bytes): Promise<DiskLayout> {
 export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest">> {
   const layout = await withBytes(file, layoutOf);
   await refuseUnrunnable(file, layout);
-  const { offset, kind } = rootPlace(layout) as RootPlace;
-  const root = await openRoot(file, offset, kind);
-  const [devices, reader] = await Promise.all([devicesFor(root), findNetworkReader(root)]);
+  const place = rootPlace(layout) as RootPlace;
+  const { offset, kind } = place;
+  const [devices, reader] = await withRoot(file, place, (root) =>
+    Promise.all([devicesFor(root), findNetworkReader(root)]),
+  );
   return {
     size: layout.size,
     rootOffset: offset,
@@ -63,12 +66,6 @@ export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest
     devices,
     ...reader,
   };
-}
-
-export interface RootPlace {
-  /** Bytes from the start of the disk. */
-  readonly offset: number;
-  readonly kind: RootFileSystem;
 }
 
 /** Where the root file system is; undefined where there is none that can be used. */
@@ -107,4 +104,9 @@ async function hasVirtio(root: GuestFileSystem): Promise<boolean> {
     }
   }
   return false;
+}
+
+/** Where the root file system of a prepared disk is. */
+export function rootOf({ rootOffset, rootFileSystem }: DiskImage): RootPlace {
+  return { offset: rootOffset, kind: rootFileSystem ?? "ext" };
 }

@@ -1,9 +1,8 @@
 import { execa } from "execa";
 import { InvalidImage } from "../drivers/errors";
-import type { RootFileSystem } from "./signatures";
 
 /** More than any configuration file, program of a script's kind or list of modules has, bytes. */
-const MOST_OUTPUT = 8 * 1024 * 1024;
+export const MOST_OUTPUT = 8 * 1024 * 1024;
 /** What a name may be made of here: nothing that debugfs takes apart, or that would be another place on this machine. */
 const PLAIN_NAME = /^(?!\.{1,2}$)[A-Za-z0-9@._+~: -]+$/;
 
@@ -34,22 +33,6 @@ export interface GuestFileSystem {
   linkTarget(path: string): Promise<string>;
 }
 
-/**
- * The root file system of a disk.
- * @param offset where it begins, bytes
- * @throws InvalidImage for one that nothing here can read
- */
-export async function openRoot(file: string, offset: number, kind: RootFileSystem): Promise<GuestFileSystem> {
-  if (kind !== "ext") {
-    throw new InvalidImage(
-      `disk ${file}`,
-      `its root file system is ${kind}, which can't be read without libguestfs`,
-      "Make it ext4: reading others isn't there yet",
-    );
-  }
-  return new ExtFileSystem(file, offset);
-}
-
 /** What a hostile file system may cost: debugfs takes its figures for what they are. */
 const LIMITS = ["--as=1073741824", "--cpu=20", "--core=0", "--"];
 
@@ -66,7 +49,7 @@ export class ExtFileSystem implements GuestFileSystem {
     const lines = (await this.debugfs(`ls -p ${quoted(`${folder}/.`)}`)).toString("utf8").split("\n");
     return lines.flatMap((line) => {
       const [, mode = "", name = "", size = ""] = /^\/\d+\/([0-7]{6})\/\d+\/\d+\/([^/]+)\/(\d*)\/$/.exec(line) ?? [];
-      if (!PLAIN_NAME.test(name)) {
+      if (!isPlainName(name)) {
         return [];
       }
       return [
@@ -123,6 +106,10 @@ const KINDS: Readonly<Record<string, GuestEntry["kind"]>> = { "10": "file", "04"
 export function plainly(path: string): string {
   const [folder, name] = parted(path);
   return `${folder}/./${name}`;
+}
+
+export function isPlainName(name: string): boolean {
+  return PLAIN_NAME.test(name);
 }
 
 /** One word for debugfs. */

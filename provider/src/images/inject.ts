@@ -1,11 +1,13 @@
 import { open, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { execa } from "execa";
 import { SiteFailure } from "../drivers/errors";
 import { inTemporaryFolder } from "../temporary-folder";
 import { type Disk, withExport } from "./export";
 import { ExtFileSystem, type GuestFileSystem, plainly, quoted } from "./file-system";
 import { growPartition } from "./grow";
+import { Guestfish } from "./guestfish";
+import type { RootPlace } from "./root";
 
 /** What debugfs says of old files that aren't there. */
 const HARMLESS = /File not found by ext2_lookup/;
@@ -43,8 +45,7 @@ export interface GuestRemoval {
 export type GuestChanges = (root: GuestFileSystem) => Promise<readonly GuestChange[]>;
 
 export interface Injection {
-  /** Bytes from the disk's start to its ext2/3/4 root file system. */
-  readonly rootOffset: number;
+  readonly root: RootPlace;
   readonly changes: GuestChanges;
   /** Whether the file system may have been in use: its journal is brought in order first. */
   readonly recovers: boolean;
@@ -54,25 +55,37 @@ export interface Injection {
   readonly dated?: Date;
 }
 
+/** Changes the root file system of a disk that nobody uses now, without the host's kernel mounting it. */
+export async function inject(disk: Disk, { root, grows, ...injection }: Injection): Promise<void> {
+  const { offset, kind } = root;
+  const size = grows ? await withExport(disk, { offset: 0 }, (raw) => growPartition(raw, offset)) : undefined;
+  // Where the size is known the part can't be shortened: resize2fs cuts files to what it needs.
+  await withExport(disk, { offset, size }, (part) =>
+    kind === "ext" ? injectIntoExt(part, size, injection) : injectIntoOther(part, kind, size, injection),
+  );
+}
+
+// ── ext2, ext3 and ext4 ────────────────────────────────────────────────────────────────────────────────────────────
+
 /**
- * Changes the root file system of a disk that nobody uses now. debugfs writes into it, and follows a guest's symbolic links
- * inside the guest only.
+ * debugfs writes into it, and follows a guest's symbolic links inside the guest only.
+ * @param size of the part, bytes, where the file system is to fill it
  */
-export async function inject(disk: Disk, { rootOffset, changes, recovers, grows, dated }: Injection): Promise<void> {
+async function injectIntoExt(
+  part: string,
+  size: number | undefined,
+  { changes, recovers, dated }: Omit<Injection, "root" | "grows">,
+): Promise<void> {
   // How e2fsprogs are told what time it is.
   const env = dated ? { E2FSPROGS_FAKE_TIME: String(dated.getTime() / 1000) } : {};
-  const size = grows ? await withExport(disk, { offset: 0 }, (raw) => growPartition(raw, rootOffset)) : undefined;
-  // Where the size is known the part can't be shortened: resize2fs cuts files to what it needs.
-  await withExport(disk, { offset: rootOffset, size }, async (root) => {
-    if (size !== undefined && size - (await extSize(root)) > ALIGNMENT) {
-      await check(root, env, "-f");
-      await run("resize2fs", [root], env);
-    } else if (recovers) {
-      // debugfs would write over what the journal brings back later.
-      await check(root, env);
-    }
-    await write(root, await changes(new ExtFileSystem(root)), env);
-  });
+  if (size !== undefined && size - (await extSize(part)) > ALIGNMENT) {
+    await check(part, env, "-f");
+    await run("resize2fs", [part], env);
+  } else if (recovers) {
+    // debugfs would write over what the journal brings back later.
+    await check(part, env);
+  }
+  await write(part, await changes(new ExtFileSystem(part)), env);
 }
 
 /** Bytes, as the superblock says (the kernel's documentation of ext4's layout). */
@@ -176,4 +189,35 @@ async function run(
   env: Environment = {},
 ): Promise<{ stdout: string; stderr: string }> {
   return execa(program, args, { timeout: LIMIT_MS, env });
+}
+
+// ── Other file systems ─────────────────────────────────────────────────────────────────────────────────────────────
+
+async function injectIntoOther(
+  part: string,
+  kind: "xfs" | "btrfs",
+  size: number | undefined,
+  { changes }: Pick<Injection, "changes">,
+): Promise<void> {
+  // To mount it brings it in order.
+  await using root = await Guestfish.open({ file: part, name: "/dev/sda", isReadOnly: false });
+  if (size !== undefined) {
+    await root.grow(kind);
+  }
+  await inTemporaryFolder(async (folder) => {
+    const source = join(folder, "file");
+    for (const change of await changes(root)) {
+      await root.remove(change.path);
+      if ("removed" in change) {
+        continue;
+      }
+      await root.makeFolder(dirname(change.path));
+      if ("target" in change) {
+        await root.link(change.path, change.target);
+      } else {
+        await writeFile(source, change.content, { mode: 0o600 });
+        await root.upload(source, change.path, change.mode);
+      }
+    }
+  });
 }

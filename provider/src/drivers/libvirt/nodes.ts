@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import pLimit from "p-limit";
+import { rootOf } from "../../images/disk";
 import type { GuestChanges } from "../../images/inject";
 import { injectInto, withOverlay } from "../../images/overlay";
 import { nodeFiles } from "../../node-files/node-files";
@@ -417,7 +418,7 @@ export class Nodes {
     const changes = await this.changesFor(ref, request);
     return this.clusters.withLocalBase(image, request.progress, async (base) => {
       const size = Math.max(image.size, (request.plan.diskSize ?? 0) * MIB);
-      const overlay = { base, baseAtSite, size, rootOffset: image.rootOffset, changes };
+      const overlay = { base, baseAtSite, size, root: rootOf(image), changes };
       return withOverlay(overlay, async (file, bytes) => {
         const made = [
           { name: consoleVolume(name), bytes: 0 },
@@ -466,7 +467,7 @@ export class Nodes {
       inTemporaryFolder(async (folder) => {
         const file = join(folder, "disk.qcow2");
         await this.volumes.download(diskVolume(name), file, { timeoutSeconds: COPY_SECONDS });
-        await injectInto({ file, base, rootOffset: image.rootOffset, changes });
+        await injectInto({ file, base, root: rootOf(image), changes });
         await this.volumes.remove(replacementVolume(name));
         await this.volumes.create(replacementVolume(name), (await stat(file)).size);
         await this.volumes.upload(replacementVolume(name), file, { timeoutSeconds: COPY_SECONDS });

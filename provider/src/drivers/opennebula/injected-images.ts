@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { execa } from "execa";
+import { rootOf } from "../../images/disk";
 import type { GuestFileSystem } from "../../images/file-system";
 import { withOverlay } from "../../images/overlay";
 import { nodeFiles } from "../../node-files/node-files";
@@ -101,16 +102,17 @@ export class InjectedImages {
 
 /** Hands over a sparse RAW file, the base with the node's files in it, and removes it with its secrets. */
 async function withInjectedDisk<T>(
-  { digest, size, rootOffset, reads }: DiskImage,
+  image: DiskImage,
   bytes: number,
   setUp: NodeSetUp,
   use: (file: string) => Promise<T>,
 ): Promise<T> {
-  const base = await localDisk(digest);
-  const changes = (root: GuestFileSystem) => nodeFiles(reads, setUp, root);
+  const base = await localDisk(image.digest);
+  const size = Math.max(image.size, bytes);
+  const changes = (root: GuestFileSystem) => nodeFiles(image.reads, setUp, root);
   return inTemporaryFolder(async (folder) => {
     const disk = join(folder, "disk.raw");
-    await withOverlay({ base, baseAtSite: base, size: Math.max(size, bytes), rootOffset, changes }, async (overlay) => {
+    await withOverlay({ base, baseAtSite: base, size, root: rootOf(image), changes }, async (overlay) => {
       await execa("qemu-img", ["convert", "-q", "-f", "qcow2", "-O", "raw", overlay, disk]);
     });
     return use(disk);

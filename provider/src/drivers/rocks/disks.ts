@@ -4,8 +4,10 @@ import { basename, dirname, join } from "node:path";
 import { execa } from "execa";
 import { BLOCK, type Change, type Changes, changesIn } from "../../images/changes";
 import { hashOf, locateDisk } from "../../images/digests";
+import { rootOf } from "../../images/disk";
 import type { GuestChanges } from "../../images/inject";
 import { withOverlay } from "../../images/overlay";
+import type { RootPlace } from "../../images/root";
 import { inTemporaryFolder } from "../../temporary-folder";
 import type { DiskImage, Progress } from "../driver";
 import { InvalidImage, NotFound, SiteFailure } from "../errors";
@@ -189,11 +191,11 @@ export class Disks {
     wanted: GuestChanges,
     progress: Progress,
   ): Promise<void> {
-    const { size, rootOffset } = image;
+    const size = Math.max(bytes, image.size);
     const { changes, data } = await this.withLocalBase(image, host, progress, (base) =>
-      withOverlay({ base, baseAtSite: base, size, rootOffset, changes: wanted }, changesIn),
+      withOverlay({ base, baseAtSite: base, size, root: rootOf(image), changes: wanted }, changesIn),
     );
-    const args = [baseFile(image.digest), diskFile(vm), String(Math.max(bytes, image.size))];
+    const args = [baseFile(image.digest), diskFile(vm), String(size)];
     const answer = await this.run(host, applying(changes) + MAKE, args, {
       input: data,
       timeoutSeconds: TRANSFER_SECONDS,
@@ -205,9 +207,9 @@ export class Disks {
   }
 
   /** What would change on a machine's disk: laid beside it, for `change` to take up. The machine must be off. */
-  async prepare(vm: string, host: string, rootOffset: number, wanted: GuestChanges): Promise<readonly Change[]> {
+  async prepare(vm: string, host: string, root: RootPlace, wanted: GuestChanges): Promise<readonly Change[]> {
     const { changes, data } = await this.withCopy(host, diskFile(vm), (base, size) =>
-      withOverlay({ base, baseAtSite: base, size, rootOffset, changes: wanted }, changesIn),
+      withOverlay({ base, baseAtSite: base, size, root, changes: wanted }, changesIn),
     );
     const script = `set -e\numask 077\ncd "$1"\ncat > "$2.part"\nmv -f "$2.part" "$2"\n`;
     await this.on(host, script, [changesFile(vm)], { input: data });

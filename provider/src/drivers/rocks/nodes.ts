@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import pLimit from "p-limit";
+import { rootOf } from "../../images/disk";
 import type { GuestChanges } from "../../images/inject";
 import { nodeFiles } from "../../node-files/node-files";
 import { sha256 } from "../../vc-out/digest";
@@ -369,9 +370,9 @@ export class Nodes {
     }
     progress("writing its new vc-out.xml into its disk");
     const { vcOutWaits: _, ...file } = fileOf(machine);
-    const { rootOffset } = ref.cluster.image[role];
+    const root = rootOf(ref.cluster.image[role]);
     const wanted = await this.changesFor(ref, { role, vcOut });
-    const changes = await this.disks.prepare(machine.vm.name, file.host, rootOffset, wanted);
+    const changes = await this.disks.prepare(machine.vm.name, file.host, root, wanted);
     const replacing: NodeFile = { ...file, vcOutDigest: sha256(vcOut), disk: "replacing", changes };
     await this.store.writeNode(replacing);
     return this.finishChange({ ...machine, file: replacing });

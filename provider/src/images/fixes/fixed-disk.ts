@@ -13,12 +13,9 @@ const DATED = new Date("2000-01-01T00:00:00Z");
  * always gives the same copy.
  */
 export async function copyFixed(disk: string, copy: string, fixes: Fixes): Promise<void> {
-  const { rootOffset, isDirty, changes, bootLoader } = fixes;
+  const { root, isDirty, changes, bootLoader } = fixes;
   await execa("cp", ["--sparse=always", "--reflink=auto", disk, copy]);
-  await inject(
-    { file: copy },
-    { rootOffset, changes: async () => changes, recovers: isDirty, grows: false, dated: DATED },
-  );
+  await inject({ file: copy }, { root, changes: async () => changes, recovers: isDirty, grows: false, dated: DATED });
   if (bootLoader !== undefined) {
     await installBootLoader(copy, bootLoader);
   }

@@ -1,7 +1,8 @@
 import { type Bytes, withBytes } from "../bytes";
-import { type DiskLayout, devicesFor, layoutOf, type RootPlace, rootPlace } from "../disk";
-import { type GuestFileSystem, openRoot } from "../file-system";
+import { type DiskLayout, devicesFor, layoutOf, rootPlace } from "../disk";
+import type { GuestFileSystem } from "../file-system";
 import type { GuestChange } from "../inject";
+import { type RootPlace, withRoot } from "../root";
 import { BOOT_ENTRIES, BOOT_FILES, type BootFile, fixBootFile } from "./boot-files";
 import { bootMenu } from "./boot-menu";
 import { namesOn } from "./disk-names";
@@ -9,8 +10,7 @@ import { type FixedText, fixFstab } from "./fstab";
 
 /** What keeps a disk from running here and can be put right in a copy of it. */
 export interface Fixes {
-  /** Bytes from the disk's start to its root file system. */
-  readonly rootOffset: number;
+  readonly root: RootPlace;
   /** Whether that was in use when the disk was copied. */
   readonly isDirty: boolean;
   /** For people, a sentence's rest each; empty: nothing is to be done. */
@@ -37,16 +37,11 @@ export async function findFixes(file: string): Promise<Fixes | undefined> {
   return withBytes(file, async (bytes) => {
     const layout = await layoutOf(bytes);
     const place = rootPlace(layout);
-    return place && fixesFor(bytes, layout, place, await openRoot(file, place.offset, place.kind));
+    return place && withRoot(file, place, (root) => fixesFor(bytes, layout, place, root));
   });
 }
 
-async function fixesFor(
-  bytes: Bytes,
-  layout: DiskLayout,
-  { offset }: RootPlace,
-  root: GuestFileSystem,
-): Promise<Fixes> {
+async function fixesFor(bytes: Bytes, layout: DiskLayout, place: RootPlace, root: GuestFileSystem): Promise<Fixes> {
   const disk = await namesOn(bytes, layout, (await devicesFor(root)) === "virtio" ? "/dev/vda" : "/dev/sda");
   const hasInitrd = (await root.list("/boot")).some(({ name }) => /^init(rd|ramfs)/.test(name));
   const texts = new Map<string, FixedText>();
@@ -57,7 +52,7 @@ async function fixesFor(
   }
   const fixed = [...texts].filter(([, { said }]) => said.length > 0);
   const fixes = {
-    rootOffset: offset,
+    root: place,
     isDirty: layout.holds.some(({ isDirty }) => isDirty === true),
     said: fixed.flatMap(([, { said }]) => said),
     changes: await Promise.all(

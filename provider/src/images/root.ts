@@ -1,0 +1,26 @@
+import { ExtFileSystem, type GuestFileSystem } from "./file-system";
+import { Guestfish } from "./guestfish";
+import type { RootFileSystem } from "./signatures";
+
+/** Where a disk's root file system is. */
+export interface RootPlace {
+  /** Bytes from the start of the disk. */
+  readonly offset: number;
+  readonly kind: RootFileSystem;
+}
+
+/**
+ * Hands `use` the root file system of a RAW disk, to be read.
+ * @throws InvalidImage for one that nothing here can read
+ */
+export async function withRoot<T>(
+  file: string,
+  { offset, kind }: RootPlace,
+  use: (root: GuestFileSystem) => Promise<T>,
+): Promise<T> {
+  if (kind === "ext") {
+    return use(new ExtFileSystem(file, offset));
+  }
+  await using root = await Guestfish.open({ file, name: "/dev/sda1", isReadOnly: true });
+  return use(root);
+}
