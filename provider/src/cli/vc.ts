@@ -1,5 +1,6 @@
 import { Command } from "commander";
 import { searchSystemFolders } from "../setup/search-path";
+import { addCache } from "./cache";
 import { addCompletion } from "./completion";
 import { addConsole } from "./console";
 import { addCp } from "./cp";
@@ -54,6 +55,7 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
   addSite(program, terminal);
   addSweep(program, terminal, fail);
   addImage(program, terminal, fail);
+  addCache(program, terminal);
   addCompletion(program, terminal);
   program.addHelpText("after", EXAMPLES);
 
