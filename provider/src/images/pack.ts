@@ -5,6 +5,7 @@ import type { Progress, Shape } from "../drivers/driver";
 import { InvalidImage, Locked, SiteFailure } from "../drivers/errors";
 import { reporting } from "../drivers/transfer";
 import { holdLock } from "../file-lock";
+import { DEFAULT_DIALECT } from "../vc-out/vc-out";
 import { examineDisk } from "./disk";
 import { FORMAT_VERSION } from "./manifest";
 import { type PackedFiles, packDisk } from "./pack-disk";
@@ -70,12 +71,11 @@ export async function packImage(packing: Packing, progress: Progress): Promise<P
       frontend: { disk: frontendFiles.disk, shape: packing.shapes.frontend },
       compute: { disk: computeFiles.disk, shape: packing.shapes.compute },
     };
-    // What one disk says of itself holds for both only where the other says the same.
-    const { reads, vcOutDialect } = frontend;
-    const isSame = reads === compute.reads && vcOutDialect === compute.vcOutDialect;
+    // It is said of both disks.
+    const isSame = frontend.reads === compute.reads && frontend.vcOutDialect === compute.vcOutDialect;
     const manifest = {
       formatVersion: FORMAT_VERSION,
-      ...(isSame && { reads, vcOutDialect }),
+      ...(isSame && frontend),
       disks: Object.fromEntries(files.map(({ disk, content }) => [disk.name, content])),
       files: Object.assign({}, ...files.map((one) => one.files)),
     };
@@ -113,8 +113,13 @@ async function formerPath(into: string, { vcName, isReplacing }: Packing): Promi
   return former;
 }
 
+/** What reads the network inside the disks. @throws InvalidImage for disks that can't be run */
 async function examined({ frontend, compute = frontend }: Packing) {
-  return { frontend: await examineDisk(resolve(frontend)), compute: await examineDisk(resolve(compute)) };
+  const told = async (file: string) => {
+    const { reads = "vc-out.xml", vcOutDialect = DEFAULT_DIALECT } = await examineDisk(resolve(file));
+    return { reads, ...(reads === "vc-out.xml" && { vcOutDialect }) };
+  };
+  return { frontend: await told(frontend), compute: await told(compute) };
 }
 
 /** @returns those of the frontend, then those of the compute where that has another disk */
