@@ -48,13 +48,13 @@ export class FileServer implements AsyncDisposable {
   }
 
   private async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { method = "", url = "", headers } = request;
-    this.asked.push({ method, path: url, range: headers.range });
+    const { method = "", headers } = request;
+    this.asked.push({ method, path: request.url ?? "", range: headers.range });
     response.on("error", () => undefined);
     if (this.odd(request, response)) {
       return;
     }
-    const file = join(this.folder, decodeURIComponent(url));
+    const file = join(this.folder, decodeURIComponent(request.url ?? ""));
     const found = await stat(file).catch(() => undefined);
     if (!found?.isFile()) {
       response.writeHead(404).end();

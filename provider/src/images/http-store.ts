@@ -119,7 +119,7 @@ export class HttpStore implements Store {
   private urlOf(path: string, what: string): URL {
     checkName(path, what);
     const segments = path.split("/").filter((segment) => segment !== "" && segment !== ".");
-    if (segments.includes("..") || /[\\]|%(2e|2f|5c)|^[a-z][a-z0-9+.-]*:/i.test(path)) {
+    if (segments.includes("..") || /\\|%(2e|2f|5c)/i.test(path)) {
       throw new InvalidImage(
         what,
         `names ${JSON.stringify(path)}, which may lead out of the repository`,

@@ -34,7 +34,7 @@ export interface StoredFile {
 /** @throws InvalidImage for a name that no honest repository has */
 export function checkName(file: string, what: string): void {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-  if (file === "" || file.startsWith("/") || /[\x00-\x1f\x7f]/.test(file)) {
+  if (file === "" || /^(\/|[a-z][a-z0-9+.-]*:\/\/)|[\x00-\x1f\x7f]/i.test(file)) {
     throw new InvalidImage(
       what,
       `names the file ${JSON.stringify(file)}`,

@@ -32,17 +32,22 @@ export interface PackedPart {
 
 /**
  * Writes a disk from its parts, with holes where it has zeros. Its size is bounded: by its manifest, else by
- * `MOST_UNPACKED`, and by what is free.
+ * `most` bytes, and by what is free.
  * @param into a file that isn't there yet; none is left after a failure
  * @param took is told how many bytes of the parts have been read
  * @returns its SHA-256
  * @throws InvalidImage, NoCapacity
  */
-export async function unpack(packed: Packed, into: string, took: (bytes: number) => void): Promise<string> {
+export async function unpack(
+  packed: Packed,
+  into: string,
+  took: (bytes: number) => void,
+  most = MOST_UNPACKED,
+): Promise<string> {
   const disk = await SparseFile.create(into);
   let isWhole = false;
   try {
-    const digest = await write(packed, disk, took);
+    const digest = await write(packed, disk, took, packed.size ?? most);
     isWhole = true;
     return digest;
   } finally {
@@ -53,7 +58,7 @@ export async function unpack(packed: Packed, into: string, took: (bytes: number)
   }
 }
 
-async function write(packed: Packed, disk: SparseFile, took: (bytes: number) => void): Promise<string> {
+async function write(packed: Packed, disk: SparseFile, took: (bytes: number) => void, most: number): Promise<string> {
   const { what, name, isGzip, parts, size } = packed;
   const invalid = (detail: string, hint: string) => new InvalidImage(what, detail, hint);
   const hash = createHash("sha256");
@@ -61,14 +66,13 @@ async function write(packed: Packed, disk: SparseFile, took: (bytes: number) => 
   const writeOut = async (chunks: AsyncIterable<Buffer>) => {
     for await (const chunk of chunks) {
       written += chunk.length;
-      if (size !== undefined && written > size) {
-        throw invalid(`${name} has more than the ${size} bytes of its manifest`, AGAIN);
-      }
-      if (written > MOST_UNPACKED) {
-        throw invalid(
-          `${name} unpacks to more than ${MOST_UNPACKED / 1024 ** 3} GiB`,
-          "Only a manifest.json that says its size allows more",
-        );
+      if (written > most) {
+        throw size === undefined
+          ? invalid(
+              `${name} unpacks to more than ${most / 1024 ** 2} MiB`,
+              "Only a manifest.json that says its size allows more",
+            )
+          : invalid(`${name} has more than the ${size} bytes of its manifest`, AGAIN);
       }
       hash.update(chunk);
       await disk.append(chunk);
