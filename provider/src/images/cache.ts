@@ -143,7 +143,22 @@ export async function cacheEntries(): Promise<CacheEntry[]> {
 export async function pruneCache(since: Date, isDry: boolean): Promise<CacheEntry[]> {
   const old = (await cacheEntries()).filter(({ lastUse }) => lastUse <= since);
   const removed = await Promise.all(old.map(async (entry) => ((await prune(entry, since, isDry)) ? [entry] : [])));
+  if (!isDry) {
+    await pruneNotes(since);
+  }
   return removed.flat();
+}
+
+/** What was remembered, and notes of what isn't there: they take next to nothing, and would become many. */
+async function pruneNotes(since: Date): Promise<void> {
+  const names = await readdir(folder()).catch(() => [] as string[]);
+  for (const name of names.filter((one) => one.endsWith(".json"))) {
+    const note = join(folder(), name);
+    const found = await stat(note).catch(() => undefined);
+    if (found && found.mtime <= since && !(await isThere(note.replace(/\.json$/, "")))) {
+      await rm(note, { force: true });
+    }
+  }
 }
 
 async function prune({ file }: CacheEntry, since: Date, isDry: boolean): Promise<boolean> {
