@@ -113,7 +113,11 @@ export function broken(error: unknown, url: URL, what: string): unknown {
 /** @throws for an answer that isn't what was asked for */
 export function refuseFailure({ statusCode }: Dispatcher.ResponseData, url: URL, what: string): void {
   if (statusCode === 404 || statusCode === 410) {
-    throw new NotFound(what, `${url} isn't there`, "Look whether the repository's URL and its vcdb.txt are right");
+    throw new NotFound(
+      what,
+      `the server has no ${url}`,
+      "Look whether the repository's URL and its vcdb.txt are right",
+    );
   }
   if (statusCode === 401 || statusCode === 403) {
     throw new Denied(what, `${url} may not be read (${statusCode})`, "Only public repositories are read over http");

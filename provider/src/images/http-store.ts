@@ -50,7 +50,11 @@ export class HttpStore implements Store {
   async text(path: string, what: string): Promise<string> {
     const text = await this.textIfThere(path, what);
     if (text === undefined) {
-      throw new NotFound(what, `${this.urlOf(path, what)} isn't there`, "Look whether the repository's URL is right");
+      throw new NotFound(
+        what,
+        `the server has no ${this.urlOf(path, what)}`,
+        "Look whether the repository's URL is right",
+      );
     }
     return text;
   }
