@@ -167,7 +167,7 @@ export type SiteArgs = LibvirtSite | OpenNebulaSite | RocksSite | CommandSite | 
 export interface ClusterSettings {
   /** The image's vc name in the repository. */
   image: Input<string>;
-  /** A folder with a `vcdb.txt`. Default: configuration `virtual-cluster:repository`, else where the quickstart puts its images. */
+  /** A folder with a `vcdb.txt`, or the http(s) URL of one. Default: configuration `virtual-cluster:repository`, else where the quickstart puts its images. */
   repository?: Input<string>;
   /** MiB of each compute. Default 512. */
   memoryPerNode?: Input<number>;

@@ -39,7 +39,7 @@ function textsOf(node: ts.Node): string[] {
       ? joined(wordsOf(summary), detail)
       : [];
   }
-  if (ts.isCallExpression(node) && node.expression.getText() === "invalid") {
+  if (ts.isCallExpression(node) && /^(this\.)?invalid$/.test(node.expression.getText())) {
     const [detail, hint] = node.arguments;
     return detail && hint ? joined(["…"], detail) : [];
   }

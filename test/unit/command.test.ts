@@ -209,7 +209,8 @@ describe("a site that is a folder of programs", function () {
       await stack.up({ ...args, numCpus: 4, cpusPerNode: 2, memoryPerNode: 1024, frontend: { cpus: 3, memory: 2048 } });
       const file = join(temporaryDirectory, "virtual-clusters", CLUSTER, "vc-in.xml");
       const text = await readFile(file, "utf8");
-      expect(parseVcIn(text, file)).to.deep.equal({ frontendDisk: "frontend.raw", computeDisk: "compute.raw" });
+      const { frontend, compute } = parseVcIn(text, file);
+      expect([frontend.disk.name, compute.disk.name]).to.deep.equal(["frontend.raw", "compute.raw"]);
       expect([...text.matchAll(/<(?:memory|vcpu)>(\d+)/g)].map(([, value]) => Number(value))).to.deep.equal([
         ...[2048 * 1024, 3],
         ...[1024 * 1024, 2],

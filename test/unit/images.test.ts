@@ -2,7 +2,8 @@ import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import { InvalidImage, NotFound, NotSupported, VirtualClusterError } from "../../provider/src/drivers/errors";
+import { InvalidImage, NotFound, VirtualClusterError } from "../../provider/src/drivers/errors";
+import { fetchImage } from "../../provider/src/images/fetch";
 import { findImage, parseVcdb } from "../../provider/src/images/repository";
 import { parseVcIn } from "../../provider/src/images/vc-in";
 import { parseXml } from "../../provider/src/images/xml";
@@ -30,20 +31,22 @@ describe("vc-in.xml", () => {
   it("names the disks and whether computes wait", () => {
     const compute = `<compute><boot_dependency parent='frontend'><wait type='clock' value='300'/></boot_dependency>
       ${domain(DISK.replace("frontend.raw", "compute.raw"))}</compute>`;
-    expect(parseVcIn(vcIn({ rest: compute }), "here")).to.deep.include({
-      frontendDisk: "frontend.raw",
-      computeDisk: "compute.raw",
-    });
+    const read = parseVcIn(vcIn({ rest: compute }), "here");
+    expect([read.frontend.disk.name, read.compute.disk.name]).to.deep.equal(["frontend.raw", "compute.raw"]);
+    expect(read.compute.wait).to.equal(300);
+    expect(read).to.include({ hasCompute: true });
   });
 
   it("without a compute part boots computes from the frontend's disk", () => {
-    expect(parseVcIn(vcIn(), "here")).to.deep.include({ frontendDisk: "frontend.raw", computeDisk: "frontend.raw" });
+    const read = parseVcIn(vcIn(), "here");
+    expect(read.compute).to.equal(read.frontend);
+    expect(read).to.include({ hasCompute: false });
   });
 
   it("may have a CD drive beside the disk", () => {
     const drive = "<disk type='file' device='cdrom'><source file='install.iso'/></disk>";
     const text = vcIn({ frontend: `<frontend>${domain(drive + DISK)}</frontend>` });
-    expect(parseVcIn(text, "here").frontendDisk).to.equal("frontend.raw");
+    expect(parseVcIn(text, "here").frontend.disk.name).to.equal("frontend.raw");
   });
 
   const frontendWith = (devices: string) => vcIn({ frontend: `<frontend>${domain(devices)}</frontend>` });
@@ -127,7 +130,9 @@ describe("a repository", () => {
 
   it("gives the disks of an image as absolute paths", async () => {
     const disk = join(repository, "demo", "frontend.raw");
-    expect(await findImage(repository, "demo")).to.deep.include({
+    const found = await findImage(repository, "demo");
+    expect(found.frontend).to.equal(found.compute).and.to.deep.include({ name: "frontend.raw", size: 4 });
+    expect(await fetchImage(found, () => undefined)).to.deep.include({
       vcName: "demo",
       frontendDisk: disk,
       computeDisk: disk,
@@ -145,10 +150,9 @@ describe("a repository", () => {
     expect(error.message).to.match(/"dmeo".*demo, zebra/);
   });
 
-  it("is named when it isn't there, or over http", async () => {
+  it("is named when it isn't there", async () => {
     const missing = join(folder, "nowhere");
     expect((await rejection(findImage(missing, "demo"))).message).to.include(missing);
-    expect(await rejection(findImage("https://example.org/images", "demo"))).to.be.instanceOf(NotSupported);
   });
 
   it("may have a manifest that says how its nodes get to know their network", async () => {

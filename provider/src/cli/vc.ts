@@ -1,10 +1,12 @@
 import { Command } from "commander";
 import { searchSystemFolders } from "../setup/search-path";
+import { addCache } from "./cache";
 import { addCompletion } from "./completion";
 import { addConsole } from "./console";
 import { addCp } from "./cp";
 import { addDiagram } from "./diagram";
 import { addDoctor } from "./doctor";
+import { addImage } from "./image";
 import { addRun } from "./run";
 import { addSite } from "./site";
 import { addSsh } from "./ssh";
@@ -52,6 +54,8 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
   addDiagram(program, terminal);
   addSite(program, terminal);
   addSweep(program, terminal, fail);
+  addImage(program, terminal, fail);
+  addCache(program, terminal);
   addCompletion(program, terminal);
   program.addHelpText("after", EXAMPLES);
 

@@ -7,8 +7,8 @@ const MEBIBYTE = 1024 * 1024;
 export interface Transfer {
   /** What is being done, to what. */
   readonly what: string;
-  /** Bytes to transfer, holes left out. */
-  readonly bytes: number;
+  /** Bytes to transfer, holes left out; undefined where nobody knows. */
+  readonly bytes: number | undefined;
   /** Bytes that have arrived so far; undefined where that isn't known. */
   readonly arrived: () => Promise<number | undefined>;
 }
@@ -44,6 +44,10 @@ async function report(transfer: Transfer, progress: Progress, done: AbortSignal)
 /** One line. A rate that isn't positive says nothing: what arrived may have been there from a broken transfer. */
 function describe({ what, bytes }: Transfer, arrived: number, bytesPerSecond: number): string {
   const mebibytes = (count: number) => Math.ceil(count / MEBIBYTE);
+  if (bytes === undefined) {
+    const sofar = `${what}: ${mebibytes(arrived)} MiB`;
+    return bytesPerSecond > 0 ? `${sofar}, ${mebibytes(bytesPerSecond)} MiB/s` : sofar;
+  }
   const sofar = `${what}: ${mebibytes(Math.min(arrived, bytes))} of ${mebibytes(bytes)} MiB`;
   const left = Math.ceil((bytes - arrived) / bytesPerSecond);
   return bytesPerSecond > 0 && left >= 0 ? `${sofar}, ${mebibytes(bytesPerSecond)} MiB/s, ${left} s left` : sofar;

@@ -25,7 +25,7 @@ export function digestOf(file: string): Promise<string> {
 
 async function computeDigest(file: string): Promise<string> {
   const { size, mtimeMs } = await stat(file);
-  const note = join(KNOWN_DIGESTS(), `${createHash("sha256").update(file).digest("hex")}.json`);
+  const note = noteOf(file);
   const known = await readKnownDigest(note);
   if (known?.file === file && known.size === size && known.mtimeMs === mtimeMs) {
     return known.digest;
@@ -33,6 +33,12 @@ async function computeDigest(file: string): Promise<string> {
   const digest = await hashOf(file);
   await writeKnownDigest(note, { file, size, mtimeMs, digest });
   return digest;
+}
+
+/** Writes down what somebody has computed while the file was written, so that nobody reads it again for that. */
+export async function rememberDigest(file: string, digest: string): Promise<void> {
+  const { size, mtimeMs } = await stat(file);
+  await writeKnownDigest(noteOf(file), { file, size, mtimeMs, digest });
 }
 
 /** The SHA-256 of a file that nobody is to find by it, hex. */
@@ -57,6 +63,10 @@ export async function locateDisk(digest: string): Promise<string | undefined> {
     }
   }
   return undefined;
+}
+
+function noteOf(file: string): string {
+  return join(KNOWN_DIGESTS(), `${createHash("sha256").update(file).digest("hex")}.json`);
 }
 
 async function readKnownDigest(note: string): Promise<KnownDigest | undefined> {

@@ -1,7 +1,7 @@
 import type { DiskImage, ImageRecord, Progress } from "../drivers/driver";
 import { digestOf } from "./digests";
 import { examineDisk } from "./disk";
-import type { LocalImage } from "./repository";
+import type { LocalImage } from "./fetch";
 
 /** What a cluster writes down of its image, and where its disks are on this machine. */
 export interface PreparedImage {

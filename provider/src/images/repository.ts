@@ -1,31 +1,50 @@
-import { lstat, readFile, realpath, stat } from "node:fs/promises";
+import { realpath } from "node:fs/promises";
 import { homedir } from "node:os";
-import { isAbsolute, join, relative, resolve } from "node:path";
+import { basename, dirname, posix, resolve } from "node:path";
 import { closest } from "../closest";
-import { InvalidImage, NotFound, NotSupported, VirtualClusterError } from "../drivers/errors";
-import { type Manifest, parseManifest } from "./manifest";
-import { parseVcIn, type VcIn } from "./vc-in";
+import { InvalidImage, NotFound, VirtualClusterError } from "../drivers/errors";
+import { FolderStore } from "./folder-store";
+import type { HttpLimits } from "./http-client";
+import { HttpStore } from "./http-store";
+import { type Content, type Manifest, parseManifest } from "./manifest";
+import { checkName, type Store, type StoredFile } from "./store";
+import { type PackedDisk, parseVcIn, type VcIn } from "./vc-in";
 
-/** An image as a repository offers it: RAW disks on this machine. */
-export interface LocalImage {
+/** An image as a repository describes it: its disks needn't be on this machine. */
+export interface FoundImage {
   readonly vcName: string;
-  /** Absolute paths. */
-  readonly frontendDisk: string;
-  readonly computeDisk: string;
+  readonly vcIn: VcIn;
   readonly manifest: Manifest;
+  readonly frontend: FoundDisk;
+  /** The same object where both have one disk. */
+  readonly compute: FoundDisk;
 }
 
-/** More than any vcdb.txt or vc-in.xml needs. */
-const MOST_TEXT = 1024 * 1024;
+export interface FoundDisk {
+  /** Its file's name, unpacked. */
+  readonly name: string;
+  readonly isGzip: boolean;
+  /** In the order of the disk. */
+  readonly parts: readonly FoundPart[];
+  /** Bytes unpacked; undefined where only unpacking tells. */
+  readonly size?: number;
+  /** Its SHA-256 unpacked, hex, as its manifest says. */
+  readonly digest?: string;
+}
+
+export interface FoundPart extends StoredFile {
+  /** What its manifest says of it. */
+  readonly told?: Content;
+}
 
 /**
- * Finds an image by its vc name. A repository is a folder with a `vcdb.txt` of `NAME,PATH` lines, each PATH that of a
- * vc-in.xml inside the folder; disks lie beside it.
- * @throws NotFound when the repository or the name isn't there (known names are listed), InvalidImage
+ * Finds an image by its vc name, without fetching its disks. A repository is a folder, or an http(s) URL, with a `vcdb.txt`
+ * of `NAME,PATH` lines, each PATH that of a vc-in.xml below it; disks lie beside that.
+ * @throws NotFound when the repository or the name isn't there (known names are listed), InvalidImage, Unreachable, Denied
  */
-export async function findImage(repository: string, vcName: string): Promise<LocalImage> {
-  const names = await namesIn(repository);
-  const folder = folderOf(repository);
+export async function findImage(repository: string, vcName: string, limits?: HttpLimits): Promise<FoundImage> {
+  const store = storeOf(repository, limits);
+  const names = await namesInStore(store);
   const path = names.get(vcName);
   if (path === undefined) {
     const known = [...names.keys()].sort().join(", ") || "none";
@@ -36,49 +55,115 @@ export async function findImage(repository: string, vcName: string): Promise<Loc
       near ? `Did you mean ${near}? Known there: ${known}` : `Known there: ${known}`,
     );
   }
-  const vcInFile = await inside(folder, folder, path, `image ${vcName}`);
-  const vcIn: VcIn = parseVcIn(await readText(vcInFile, `image ${vcName}`), vcInFile);
-  const disk = (file: string) => inside(folder, join(vcInFile, ".."), file, `image ${vcName}`);
-  return {
-    vcName,
-    frontendDisk: await disk(vcIn.frontendDisk),
-    computeDisk: await disk(vcIn.computeDisk),
-    manifest: await manifestBeside(vcInFile, folder, `image ${vcName}`),
-  };
+  return findIn(store, path, vcName);
 }
 
-async function manifestBeside(vcInFile: string, repository: string, what: string): Promise<Manifest> {
-  const name = "manifest.json";
-  const isThere = await lstat(join(vcInFile, "..", name)).catch(() => undefined);
-  if (!isThere) {
-    return {};
-  }
-  const file = await inside(repository, join(vcInFile, ".."), name, what);
-  return parseManifest(await readText(file, what), file);
+/**
+ * The image that a vc-in.xml of this machine describes; all that it names must lie, or be linked, beside or below it.
+ * @throws NotFound, InvalidImage
+ */
+export async function findImageAt(vcInPath: string): Promise<FoundImage> {
+  const { store, path, vcName } = await placeAt(vcInPath);
+  return findIn(store, path, vcName);
+}
+
+/**
+ * What a vc-in.xml of this machine says, wherever its disks are.
+ * @throws NotFound, InvalidImage
+ */
+export async function readVcIn(vcInPath: string): Promise<VcIn> {
+  const { store, path, vcName } = await placeAt(vcInPath);
+  return parseVcIn(await store.text(path, `image ${vcName}`), vcInPath);
+}
+
+async function placeAt(vcInPath: string) {
+  const file = await realpath(vcInPath).catch(() => resolve(vcInPath));
+  return {
+    store: new FolderStore(dirname(file), "anywhere"),
+    path: basename(file),
+    vcName: basename(dirname(resolve(vcInPath))),
+  };
 }
 
 /**
  * The vc names in a repository, each with the path of its vc-in.xml.
- * @throws NotFound, NotSupported
+ * @throws NotFound, InvalidImage, Unreachable, Denied
  */
-export async function namesIn(repository: string): Promise<Map<string, string>> {
-  if (/^https?:/.test(repository)) {
-    throw new NotSupported(
-      `repository ${repository}`,
-      "repositories over http aren't read yet",
-      "Copy it to a folder and name that",
-    ).about("repository");
-  }
-  const vcdb = join(folderOf(repository), "vcdb.txt");
+export function namesIn(repository: string): Promise<Map<string, string>> {
+  return namesInStore(storeOf(repository));
+}
+
+export function isUrl(repository: string): boolean {
+  return /^https?:/i.test(repository);
+}
+
+async function namesInStore(store: Store): Promise<Map<string, string>> {
   return parseVcdb(
-    await readText(vcdb, `repository ${repository}`).catch((error: Error) => {
+    await store.list().catch((error: Error) => {
       throw error instanceof VirtualClusterError ? error.about("repository") : error;
     }),
   );
 }
 
-function folderOf(repository: string): string {
-  return resolve(repository.replace(/^~(?=\/|$)/, homedir()));
+async function findIn(store: Store, path: string, vcName: string): Promise<FoundImage> {
+  const what = `image ${vcName}`;
+  const beside = (name: string) => {
+    checkName(name, what);
+    return `${posix.dirname(path)}/${name}`;
+  };
+  const manifestPath = beside("manifest.json");
+  const [text, manifestText] = await Promise.all([store.text(path, what), store.textIfThere(manifestPath, what)]);
+  const vcIn = parseVcIn(text, `${what}: ${path}`);
+  const manifest = manifestText === undefined ? {} : parseManifest(manifestText, `${what}: ${manifestPath}`);
+  const disk = (packed: PackedDisk) => findDisk(packed, manifest, what, (name) => store.look(beside(name), what));
+  const frontend = await disk(vcIn.frontend.disk);
+  const isShared = JSON.stringify(vcIn.compute.disk) === JSON.stringify(vcIn.frontend.disk);
+  return { vcName, vcIn, manifest, frontend, compute: isShared ? frontend : await disk(vcIn.compute.disk) };
+}
+
+async function findDisk(
+  { name, parts, isGzip }: PackedDisk,
+  manifest: Manifest,
+  what: string,
+  look: (name: string) => Promise<StoredFile>,
+): Promise<FoundDisk> {
+  const found = await Promise.all(
+    parts.map(async (part): Promise<FoundPart> => {
+      const [file, told] = [{ ...(await look(part)), name: part }, toldOf(manifest.files, part)];
+      if (told && file.size !== undefined && file.size !== told.size) {
+        throw new InvalidImage(
+          what,
+          `its file ${part} has ${file.size} bytes, and ${told.size} in its manifest`,
+          "Get the image anew from who made it, or pack it anew",
+        );
+      }
+      return told ? { ...file, size: told.size, told } : file;
+    }),
+  );
+  const told = toldOf(manifest.disks, name);
+  const sizes = found.map(({ size }) => size);
+  const size = told?.size ?? (isGzip || sizes.includes(undefined) ? undefined : sum(sizes));
+  return {
+    name,
+    isGzip,
+    parts: found,
+    ...(size !== undefined && { size }),
+    ...(told && { digest: told.sha256 }),
+  };
+}
+
+function toldOf(contents: Readonly<Record<string, Content>> | undefined, name: string): Content | undefined {
+  return contents && Object.hasOwn(contents, name) ? contents[name] : undefined;
+}
+
+function sum(sizes: readonly (number | undefined)[]): number {
+  return sizes.reduce<number>((total, size = 0) => total + size, 0);
+}
+
+function storeOf(repository: string, limits?: HttpLimits): Store {
+  return isUrl(repository)
+    ? HttpStore.at(repository, limits)
+    : new FolderStore(resolve(repository.replace(/^~(?=\/|$)/, homedir())));
 }
 
 /** `NAME,PATH` lines; blank ones and those without exactly one comma are passed over, as pragma_boot did. */
@@ -91,42 +176,4 @@ export function parseVcdb(text: string): Map<string, string> {
     }
   }
   return names;
-}
-
-/** A file's real path, which must lie inside the repository: neither `..` nor a symbolic link leads out. */
-async function inside(repository: string, base: string, file: string, what: string): Promise<string> {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-  if (isAbsolute(file) || /[\x00-\x1f\x7f]/.test(file)) {
-    throw new InvalidImage(
-      what,
-      `names the file ${JSON.stringify(file)}`,
-      "Only relative paths without control characters are allowed",
-    );
-  }
-  const found = await realpath(join(base, file)).catch(() => {
-    throw new NotFound(
-      what,
-      `its file ${JSON.stringify(file)} is missing in ${base}`,
-      "Restore it, or mend the vc-in.xml",
-    );
-  });
-  if (relative(await realpath(repository), found).startsWith("..")) {
-    throw new InvalidImage(
-      what,
-      `its file ${JSON.stringify(file)} lies outside the repository`,
-      "Copy it into the repository",
-    );
-  }
-  return found;
-}
-
-async function readText(file: string, what: string): Promise<string> {
-  const found = await stat(file).catch(() => undefined);
-  if (!found?.isFile()) {
-    throw new NotFound(what, `there is no file ${file}`, "Name a folder that holds a vcdb.txt and what it lists");
-  }
-  if (found.size > MOST_TEXT) {
-    throw new InvalidImage(what, `${file} has ${found.size} bytes`, `At most ${MOST_TEXT} are read`);
-  }
-  return readFile(file, "utf8");
 }

@@ -1,4 +1,4 @@
-import { readFile, stat } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { isAbsolute } from "node:path";
 import { z } from "zod";
@@ -19,8 +19,9 @@ import { connect, placeOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
+import { fetchImage } from "../images/fetch";
 import { prepareImage } from "../images/prepare";
-import { findImage, type LocalImage } from "../images/repository";
+import { type FoundImage, findImage } from "../images/repository";
 import { refuseBeyondLimits } from "../limits";
 import { contradictionsIn } from "../plan/contradictions";
 import {
@@ -380,18 +381,18 @@ function refusedChanges(old: VirtualClusterInputs, inputs: VirtualClusterInputs)
   );
 }
 
-/** @throws InvalidImage for a disk that its image doesn't fit on */
-async function refuseSmallDisks(wish: Args, image: LocalImage): Promise<void> {
+/** @throws InvalidImage for a disk that its image doesn't fit on, as far as the repository tells its size */
+function refuseSmallDisks(wish: Args, { vcName, frontend, compute }: FoundImage): void {
   const disks = [
-    { property: "diskSize", wished: wish.diskSize, file: image.computeDisk },
-    { property: "frontend.diskSize", wished: wish.frontend.diskSize, file: image.frontendDisk },
+    { property: "diskSize", wished: wish.diskSize, size: compute.size },
+    { property: "frontend.diskSize", wished: wish.frontend.diskSize, size: frontend.size },
   ];
-  for (const { property, wished, file } of disks) {
-    const needed = Math.ceil((await stat(file)).size / 1024 / 1024);
+  for (const { property, wished, size } of disks) {
+    const needed = Math.ceil((size ?? 0) / 1024 / 1024);
     if (wished !== undefined && wished < needed) {
       throw new InvalidImage(
         `${property} ${wished}`,
-        `image ${image.vcName} has a disk of ${needed} MiB`,
+        `image ${vcName} has a disk of ${needed} MiB`,
         `Ask for at least that, or leave ${property} out`,
       ).about(property);
     }
@@ -452,7 +453,8 @@ async function imageFor(
 }
 
 async function imageOf({ repository, image }: VirtualClusterInputs, progress: Progress): Promise<ImageRecord> {
-  return (await prepareImage(await findImage(repository, image), progress)).record;
+  const local = await fetchImage(await findImage(repository, image), progress);
+  return (await prepareImage(local, progress)).record;
 }
 
 /** Computes first: what they have open on the frontend is closed while it still answers. */
