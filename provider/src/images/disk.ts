@@ -3,14 +3,13 @@ import { InvalidImage } from "../drivers/errors";
 import { type Bytes, partOf, withBytes } from "./bytes";
 import { type Container, containerOf } from "./container";
 import { type GuestFileSystem, openRoot } from "./file-system";
+import { hasVirtioDrivers, kernelsOf } from "./kernels";
 import { findNetworkReader } from "./network-reader";
 import { type Partition, type PartitionTable, readPartitions } from "./partitions";
 import { type RootFileSystem, type Signature, signaturesOf } from "./signatures";
 import { LAYOUT_RULES, rootSignature } from "./standard/layout";
 
 const BOOT_CODE_LENGTH = 440;
-/** More than any image has. */
-const MOST_KERNELS = 16;
 
 /** What a disk looks like from outside: what it is, how it is divided, and what its first partition holds. */
 export interface DiskLayout {
@@ -88,18 +87,5 @@ async function refuseUnrunnable(file: string, layout: DiskLayout): Promise<void>
 
 /** Whether some kernel inside has drivers for virtio disks and NICs, built in or as modules. */
 async function hasVirtio(root: GuestFileSystem): Promise<boolean> {
-  const kernels = (await root.list("/lib/modules"))
-    .map(({ name }) => name)
-    .filter((name) => /^\d/.test(name))
-    .slice(0, MOST_KERNELS);
-  for (const kernel of kernels) {
-    const lists = await Promise.all(
-      ["modules.builtin", "modules.dep"].map((list) => root.read(`/lib/modules/${kernel}/${list}`)),
-    );
-    const all = lists.join("\n");
-    if (/\/virtio_blk\.ko/.test(all) && /\/virtio_net\.ko/.test(all)) {
-      return true;
-    }
-  }
-  return false;
+  return (await kernelsOf(root)).some(hasVirtioDrivers);
 }
