@@ -1,7 +1,8 @@
 import { InvalidArgumentError, Option } from "commander";
+import { NotFound } from "../drivers/errors";
 import { resolveSettings } from "../drivers/registry";
 import { type SiteSettings, siteArgument } from "../drivers/settings";
-import type { Backend } from "../pulumi/backend";
+import { type Backend, findBackends } from "../pulumi/backend";
 import { Context } from "../resources/context";
 
 export function siteOption(): Option {
@@ -20,6 +21,18 @@ export async function configurationHere(backends: readonly Backend[]): Promise<C
     }
   }
   return new Context({ config: settings });
+}
+
+/** Who looks after a site, or after images, may have no stacks. */
+export async function backendsHere(): Promise<readonly Backend[]> {
+  try {
+    return await findBackends();
+  } catch (error) {
+    if (error instanceof NotFound) {
+      return [];
+    }
+    throw error;
+  }
 }
 
 /** The site that was named, else that of the configuration, else the default site. */

@@ -1,13 +1,11 @@
 import { type Command, InvalidArgumentError } from "commander";
 import { type AuditedChange, auditLog, readAuditLog } from "../audit";
 import type { FoundCluster, SiteDescription } from "../drivers/driver";
-import { NotFound } from "../drivers/errors";
 import { connect, siteName } from "../drivers/registry";
 import type { SiteSettings } from "../drivers/settings";
 import { FIGURES, type Limits, limitsPath, readLimits, usageOf } from "../limits";
 import { nodesOf, sumOf } from "../plan/plan";
-import { findBackends } from "../pulumi/backend";
-import { chosenSite, configurationHere, siteOption } from "./site-option";
+import { backendsHere, chosenSite, configurationHere, siteOption } from "./site-option";
 import { alignColumns } from "./table";
 import { printable, type Terminal } from "./terminal";
 
@@ -126,18 +124,6 @@ async function show({ site: given, json }: Options, { out }: Terminal): Promise<
   out(
     `\n${alignColumns([["OWNER", "CLUSTER", "STACK", "MACHINES", "CPUS", "MEMORY", "ADDRESSES", "CREATED"], ...rows])}`,
   );
-}
-
-/** Who looks after a site may have no stacks. */
-async function backendsHere() {
-  try {
-    return await findBackends();
-  } catch (error) {
-    if (error instanceof NotFound) {
-      return [];
-    }
-    throw error;
-  }
 }
 
 function holdingOf({ name, mark, record, machines, publicAddresses }: FoundCluster): Holding {

@@ -5,6 +5,7 @@ import { addConsole } from "./console";
 import { addCp } from "./cp";
 import { addDiagram } from "./diagram";
 import { addDoctor } from "./doctor";
+import { addImage } from "./image";
 import { addRun } from "./run";
 import { addSite } from "./site";
 import { addSsh } from "./ssh";
@@ -52,6 +53,7 @@ export async function main(args: readonly string[], terminal: Terminal = TERMINA
   addDiagram(program, terminal);
   addSite(program, terminal);
   addSweep(program, terminal, fail);
+  addImage(program, terminal, fail);
   addCompletion(program, terminal);
   program.addHelpText("after", EXAMPLES);
 
