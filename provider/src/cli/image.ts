@@ -1,12 +1,14 @@
 import type { Command } from "commander";
+import { addImageCheck } from "./image-check";
 import { addImageList } from "./image-list";
 import type { Fail, Terminal } from "./terminal";
 
 /** What is done with images, apart from clusters. */
-export function addImage(program: Command, terminal: Terminal, _fail: Fail): void {
+export function addImage(program: Command, terminal: Terminal, fail: Fail): void {
   const image = program
     .command("image")
-    .summary("list, show and pack images")
+    .summary("list, check and pack images")
     .description("Looks after images and the repositories that hold them.");
   addImageList(image, terminal);
+  addImageCheck(image, terminal, fail);
 }
