@@ -137,8 +137,9 @@ describe("what a disk's bytes say", function () {
     it("isn't found in a file system's own boot sector, nor in nothing", async () => {
       await sparse(at("fat"), 8 * MIB);
       await run("mkfs.vfat", ["--mbr=n", at("fat")]);
-      expect(await table(at("fat"))).to.equal(undefined);
-      expect((await withBytes(at("fat"), layoutOf)).wholeDisk.map(({ what }) => what)).to.deep.equal(["FAT"]);
+      const layout = await withBytes(at("fat"), layoutOf);
+      expect(layout.table).to.equal(undefined);
+      expect(layout.wholeDisk.map(({ what }) => what)).to.deep.equal(["FAT"]);
       await sparse(at("nothing"), 8 * MIB);
       expect(await table(at("nothing"))).to.equal(undefined);
     });

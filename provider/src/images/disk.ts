@@ -6,6 +6,7 @@ import { type GuestFileSystem, openRoot } from "./file-system";
 import { hasVirtioDrivers, kernelsOf } from "./kernels";
 import { findNetworkReader } from "./network-reader";
 import { type Partition, type PartitionTable, readPartitions } from "./partitions";
+import { RememberedFileSystem } from "./remembered";
 import { type RootFileSystem, type Signature, signaturesOf } from "./signatures";
 import { LAYOUT_RULES, rootSignature } from "./standard/layout";
 
@@ -36,8 +37,11 @@ export async function layoutOf(disk: Bytes): Promise<DiskLayout> {
   }
   const [bootCode, table] = await Promise.all([disk.read(0, BOOT_CODE_LENGTH), readPartitions(disk)]);
   const hasBootCode = bootCode.some((byte) => byte !== 0);
-  if (!table) {
-    return { size, wholeDisk: await signaturesOf(disk), hasBootCode, holds: [] };
+  // A file system's own boot sector looks like a table with nothing in it.
+  const isEmpty = !table || (table.partitions.length === 0 && table.problems.length === 0);
+  const wholeDisk = isEmpty ? await signaturesOf(disk) : [];
+  if (!table || wholeDisk.length > 0) {
+    return { size, wholeDisk, hasBootCode, holds: [] };
   }
   const first = table.partitions.find(({ number }) => number === 1);
   const holds = first ? await signaturesOf(partOf(disk, first.start, first.length)) : [];
@@ -53,7 +57,8 @@ export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest
   const layout = await withBytes(file, layoutOf);
   await refuseUnrunnable(file, layout);
   const { offset, kind } = rootPlace(layout) as RootPlace;
-  const root = await openRoot(file, offset, kind);
+  const root = new RememberedFileSystem(file, await openRoot(file, offset, kind));
+  await root.refuseEmpty();
   const [virtio, reader] = await Promise.all([hasVirtio(root), findNetworkReader(root)]);
   return {
     size: layout.size,

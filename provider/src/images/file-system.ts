@@ -65,7 +65,9 @@ export class ExtFileSystem implements GuestFileSystem {
 
   async list(folder: string): Promise<readonly GuestEntry[]> {
     // With a dot at its end, for debugfs takes a link in the last place for the link itself.
-    const lines = (await this.debugfs(`ls -p ${quoted(`${folder}/.`)}`)).toString("utf8").split("\n");
+    const lines = (await this.debugfs(`ls -p ${quoted(`${folder === "/" ? "" : folder}/.`)}`))
+      .toString("utf8")
+      .split("\n");
     return lines.flatMap((line) => {
       const [, mode = "", name = "", size = ""] = /^\/\d+\/([0-7]{6})\/\d+\/\d+\/([^/]+)\/(\d*)\/$/.exec(line) ?? [];
       if (!PLAIN_NAME.test(name)) {

@@ -4,6 +4,7 @@ import { type Bytes, withBytes } from "../bytes";
 import { type DiskLayout, layoutOf, rootPlace } from "../disk";
 import { openRoot } from "../file-system";
 import { hasVirtioDrivers } from "../kernels";
+import { RememberedFileSystem } from "../remembered";
 import { BOOT_RULES } from "./boot";
 import { DESCRIPTION_RULES, type Description } from "./description";
 import { IDENTITY_RULES } from "./identity";
@@ -115,7 +116,9 @@ async function checkRoot(file: string, disk: Bytes, layout: DiskLayout): Promise
     return { facts: [], findings: [], holds: [], notLookedAt: ROOT_RULES.map(({ id }) => id) };
   }
   try {
-    const facts = await rootFacts(disk, layout, await openRoot(file, place.offset, place.kind));
+    const root = new RememberedFileSystem(file, await openRoot(file, place.offset, place.kind));
+    await root.refuseEmpty();
+    const facts = await rootFacts(disk, layout, root);
     return { facts: systemFacts(facts), ...(await ask(ROOT_RULES, facts)) };
   } catch (error) {
     return { facts: [], ...unreadable(error, ROOT_RULES) };

@@ -24,7 +24,7 @@ export const SYSTEM_RULES: readonly Rule<RootFacts>[] = [
       const missing = [...(hasEtc ? [] : ["/etc"]), ...(init ? [] : ["an init (/sbin/init or systemd)"])].join(" and ");
       return finding(
         missing !== "",
-        `its root file system has no ${missing}`,
+        `its root file system lacks ${missing}`,
         "Put the root partition first on the disk",
       );
     },
