@@ -1,3 +1,4 @@
+import { posix } from "node:path";
 import { type Initramfs, readInitramfs } from "../initramfs";
 import { hasVirtioDrivers } from "../kernels";
 import { type BootFolder, type RootFacts, throughLinks } from "./root-facts";
@@ -149,7 +150,9 @@ export const BOOT_RULES: readonly Rule<RootFacts>[] = [
 
 /** Seen from the file system that holds them, or from the folder of the configuration. */
 function placesOf(path: string): string[] {
-  return path.startsWith("/") ? [path, `/boot${path}`] : ["", "/boot", "/boot/extlinux"].map((at) => `${at}/${path}`);
+  return path.startsWith("/")
+    ? [path, `/boot${path}`]
+    : ["", "/boot", "/boot/extlinux"].map((at) => posix.normalize(`${at}/${path}`));
 }
 
 const looked = new WeakMap<RootFacts, Promise<[path: string, Initramfs][]>>();
