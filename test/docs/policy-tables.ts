@@ -1,4 +1,3 @@
-import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { CLAIM_POLICIES } from "../../provider/src/resources/claim";
 import { COMPUTE_NODE_POLICIES } from "../../provider/src/resources/compute-node";
@@ -6,6 +5,7 @@ import { FRONTEND_NODE_POLICIES } from "../../provider/src/resources/frontend-no
 import type { Policy } from "../../provider/src/resources/policy";
 import { VIRTUAL_CLUSTER_POLICIES } from "../../provider/src/resources/virtual-cluster";
 import type { ClusterArgs, NodeShape } from "../../sdk/src";
+import { table, withTable } from "./tables";
 
 export const LIFE_CYCLE = join(__dirname, "..", "..", "docs", "life-cycle.md");
 
@@ -49,19 +49,9 @@ const ARGUMENTS: Readonly<Record<Argument, readonly [policy: Policy, note?: stri
   keepBaseImage: [VIRTUAL_CLUSTER_POLICIES.keepBaseImage],
 };
 
-/** The page with its tables made anew between their markers. */
-export function withTables(page: string): string {
+/** docs/life-cycle.md with its tables made anew. */
+export function withPolicies(page: string): string {
   return withTable(withTable(page, "arguments", argumentsTable()), "properties", propertiesTable());
-}
-
-function withTable(page: string, name: string, content: string): string {
-  const [begin, end] = [`<!-- generated: ${name} -->\n`, "<!-- end -->"];
-  const [before, after] = page.split(begin);
-  const rest = after?.slice(after.indexOf(end));
-  if (!rest?.startsWith(end)) {
-    throw new Error(`${LIFE_CYCLE} has no place for the table "${name}"`);
-  }
-  return `${before}${begin}\n${content}\n\n${rest}`;
 }
 
 function argumentsTable(): string {
@@ -104,16 +94,4 @@ function inWords(policy: Policy): string {
     case "kept":
       return "keeps its first value";
   }
-}
-
-function table(head: readonly string[], rows: ReadonlyArray<readonly string[]>): string {
-  return [head, head.map(() => "---"), ...rows]
-    .map((cells) => `| ${cells.join(" | ")} |`)
-    .join("\n")
-    .replaceAll("| --- ", "|---")
-    .replaceAll("|--- |", "|---|");
-}
-
-if (require.main === module) {
-  writeFileSync(LIFE_CYCLE, withTables(readFileSync(LIFE_CYCLE, "utf8")));
 }

@@ -1,8 +1,8 @@
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { expect } from "chai";
 import { messagesIn, messagesOf, quotedIn } from "../docs/messages";
-import { LIFE_CYCLE, withTables } from "../docs/policy-tables";
+import { PAGES } from "../docs/pages";
 
 const ROOT = join(__dirname, "..", "..");
 
@@ -19,12 +19,14 @@ const NEED_NONE = [
   /^`pulumi …` failed|could not be asked over ssh/,
 ];
 
-describe("docs/life-cycle.md", () => {
-  it("has the tables that follow from the update policies (npm run docs)", () => {
-    const page = readFileSync(LIFE_CYCLE, "utf8");
-    expect(page).to.equal(withTables(page));
+for (const [file, withTables] of PAGES) {
+  describe(relative(ROOT, file), () => {
+    it("has the tables that follow from the code (npm run docs)", () => {
+      const page = readFileSync(file, "utf8");
+      expect(page).to.equal(withTables(page));
+    });
   });
-});
+}
 
 describe("docs/troubleshooting.md", () => {
   it("has a section for each message that asks for an action", () => {

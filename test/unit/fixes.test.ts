@@ -4,11 +4,12 @@ import { dirname, join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
 import { hashOf } from "../../provider/src/images/digests";
+import { withDisk } from "../../provider/src/images/disk";
 import { ExtFileSystem } from "../../provider/src/images/file-system";
 import { BOOT_FILES, CONSOLE, fixBootFile } from "../../provider/src/images/fixes/boot-files";
 import type { DiskNames } from "../../provider/src/images/fixes/disk-names";
 import { copyFixed } from "../../provider/src/images/fixes/fixed-disk";
-import { findFixes } from "../../provider/src/images/fixes/fixes";
+import { type Fixes, findFixes } from "../../provider/src/images/fixes/fixes";
 import { fixFstab } from "../../provider/src/images/fixes/fstab";
 
 const ROOT_UUID = "0b1d2f3a-1111-4222-8333-444455556666";
@@ -131,6 +132,7 @@ describe("a disk that would not boot here", () => {
     await execa("mke2fs", ["-q", "-t", "ext4", "-U", ROOT_UUID, "-d", tree, "-E", `offset=${MIB}`, disk, "16m"]);
     return disk;
   };
+  const fixesOf = (file: string): Promise<Fixes> => withDisk(file, findFixes);
   const KERNEL = { "boot/vmlinuz-6.1.0-9": "", "boot/vmlinuz-6.1.0-10": "", "boot/initrd.img-6.1.0-10": "" };
   const XEN = {
     "etc/fstab": "/dev/xvda1 / ext4 defaults 0 1\n",
@@ -140,21 +142,21 @@ describe("a disk that would not boot here", () => {
   it("boots from a copy, which needs nothing more and is the same each time; the disk itself stays", async () => {
     await makeDisk({ ...KERNEL, ...XEN });
     const before = await hashOf(disk);
-    const fixes = await findFixes(disk);
-    expect(fixes?.said).to.deep.equal([
+    const fixes = await fixesOf(disk);
+    expect(fixes.said).to.deep.equal([
       `/etc/fstab has / on /dev/xvda1: now UUID=${ROOT_UUID}`,
       "it has no boot loader: GRUB is written into its first MiB",
     ]);
     const copies = [join(folder, "one.raw"), join(folder, "other.raw")];
     for (const copy of copies) {
-      await copyFixed(disk, copy, fixes as NonNullable<typeof fixes>);
+      await copyFixed(disk, copy, fixes);
     }
     const [one = "", other = ""] = copies;
     expect(await hashOf(one))
       .to.equal(await hashOf(other))
       .and.not.to.equal(before);
     expect(await hashOf(disk)).to.equal(before);
-    expect(await findFixes(one)).to.deep.include({ said: [], changes: [] });
+    expect(await fixesOf(one)).to.deep.include({ said: [], changes: [] });
     const root = new ExtFileSystem(one, MIB);
     expect(await root.read("/etc/fstab")).to.equal(`UUID=${ROOT_UUID} / ext4 defaults 0 1\n`);
     expect((await root.list("/etc")).find(({ name }) => name === "fstab")?.mode).to.equal(0o640);
@@ -167,10 +169,10 @@ describe("a disk that would not boot here", () => {
   it("keeps a menu for GRUB that it has", async () => {
     const menu = `menuentry x {\n\tlinux /boot/vmlinuz-6.1.0-10 root=/dev/hda1 ${CONSOLE}\n}\n`;
     await makeDisk({ ...KERNEL, ...XEN, "boot/grub2/grub.cfg": menu });
-    const fixes = await findFixes(disk);
+    const fixes = await fixesOf(disk);
     expect(fixes).to.include({ bootLoader: "/boot/grub2" });
     const copy = join(folder, "copy.raw");
-    await copyFixed(disk, copy, fixes as NonNullable<typeof fixes>);
+    await copyFixed(disk, copy, fixes);
     expect(await new ExtFileSystem(copy, MIB).read("/boot/grub2/grub.cfg")).to.equal(
       menu.replace("/dev/hda1", `UUID=${ROOT_UUID}`),
     );
@@ -178,10 +180,10 @@ describe("a disk that would not boot here", () => {
 
   it("is hopeless without a kernel, and without room for a boot loader", async () => {
     await makeDisk(XEN);
-    expect((await findFixes(disk))?.hopeless).to.match(/no kernel/);
+    expect((await fixesOf(disk)).hopeless).to.match(/no kernel/);
     await rm(join(folder, "tree"), { recursive: true });
     await makeDisk({ ...KERNEL, ...XEN }, "label: gpt\nstart=2048, type=linux\n");
-    expect((await findFixes(disk))?.hopeless).to.match(/only in an MBR/);
+    expect((await fixesOf(disk)).hopeless).to.match(/only in an MBR/);
   });
 
   it("follows no link that the disk has in the place of a file", async () => {
@@ -189,6 +191,6 @@ describe("a disk that would not boot here", () => {
     await cp(disk, join(folder, "linked.raw"));
     const commands = ["rm /etc/fstab", "symlink /etc/fstab ../boot/vmlinuz-6.1.0-9"].join("\n");
     await execa("debugfs", ["-w", "-f", "-", `${disk}?offset=${MIB}`], { input: commands });
-    expect((await findFixes(disk))?.said.filter((line) => line.includes("fstab"))).to.deep.equal([]);
+    expect((await fixesOf(disk)).said.filter((line) => line.includes("fstab"))).to.deep.equal([]);
   });
 });

@@ -13,7 +13,7 @@ import { makeFakeDisk } from "../conformance/fake-guest";
 
 const MIB = 1024 * 1024;
 const ROOT: RootPlace = { offset: MIB, kind: "ext" };
-const OVERLAY = { base: "/dev/zero", baseAtSite: "/no/base", size: 1048576, root: { offset: 0, kind: "ext" } };
+const OVERLAY = { base: __filename, baseAtSite: "/no/base", size: 1048576, root: { offset: 0, kind: "ext" } };
 const PROGRAM = `
 require(${JSON.stringify(require.resolve("../../provider/dist/images/overlay.js"))})
   .withOverlay({ ...${JSON.stringify(OVERLAY)}, changes: async () => [] }, async () => {});

@@ -1,16 +1,18 @@
 import type { Command } from "commander";
+import { addImageCheck } from "./image-check";
 import { addImageList } from "./image-list";
 import { addImagePack } from "./image-pack";
 import { addImageShow } from "./image-show";
 import type { Fail, Terminal } from "./terminal";
 
 /** What is done with images, apart from clusters. */
-export function addImage(program: Command, terminal: Terminal, _fail: Fail): void {
+export function addImage(program: Command, terminal: Terminal, fail: Fail): void {
   const image = program
     .command("image")
-    .summary("list, show and pack images")
+    .summary("check, list, show and pack images")
     .description("Looks after images and the repositories that hold them.");
   addImageList(image, terminal);
   addImageShow(image, terminal);
+  addImageCheck(image, terminal, fail);
   addImagePack(image, terminal);
 }

@@ -3,6 +3,7 @@ import { InvalidImage } from "../drivers/errors";
 import { type Bytes, partOf, withBytes } from "./bytes";
 import { type Container, containerOf } from "./container";
 import type { GuestFileSystem } from "./file-system";
+import { hasVirtioDrivers, kernelsOf } from "./kernels";
 import { findNetworkReader } from "./network-reader";
 import { type Partition, type PartitionTable, readPartitions } from "./partitions";
 import { type RootPlace, withRoot } from "./root";
@@ -10,8 +11,6 @@ import { type RootFileSystem, type Signature, signaturesOf } from "./signatures"
 import { LAYOUT_RULES, rootSignature } from "./standard/layout";
 
 const BOOT_CODE_LENGTH = 440;
-/** More than any image has. */
-const MOST_KERNELS = 16;
 
 /** What a disk looks like from outside: what it is, how it is divided, and what its first partition holds. */
 export interface DiskLayout {
@@ -38,27 +37,62 @@ export async function layoutOf(disk: Bytes): Promise<DiskLayout> {
   }
   const [bootCode, table] = await Promise.all([disk.read(0, BOOT_CODE_LENGTH), readPartitions(disk)]);
   const hasBootCode = bootCode.some((byte) => byte !== 0);
-  if (!table) {
-    return { size, wholeDisk: await signaturesOf(disk), hasBootCode, holds: [] };
+  // A file system's own boot sector looks like a table with nothing in it.
+  const isEmpty = !table || (table.partitions.length === 0 && table.problems.length === 0);
+  const wholeDisk = isEmpty ? await signaturesOf(disk) : [];
+  if (!table || wholeDisk.length > 0) {
+    return { size, wholeDisk, hasBootCode, holds: [] };
   }
   const first = table.partitions.find(({ number }) => number === 1);
   const holds = first ? await signaturesOf(partOf(disk, first.start, first.length)) : [];
   return { size, table, wholeDisk: [], hasBootCode, ...(first && { first }), holds };
 }
 
+/** A disk whose root file system can be looked into. */
+export interface OpenDisk {
+  readonly file: string;
+  readonly bytes: Bytes;
+  readonly layout: DiskLayout;
+  readonly place: RootPlace;
+  readonly root: GuestFileSystem;
+}
+
+/**
+ * Opens a disk for as long as `use` takes. Nothing is mounted.
+ * @throws InvalidImage with the reason why its root can't be looked into
+ */
+export async function withDisk<T>(file: string, use: (disk: OpenDisk) => Promise<T>): Promise<T> {
+  return withBytes(file, async (bytes) => {
+    const layout = await layoutOf(bytes);
+    const place = rootPlace(layout);
+    if (!place) {
+      await refuseUnrunnable(file, layout);
+      throw new InvalidImage(
+        `disk ${file}`,
+        "has no root file system",
+        "The standard wants one in its first partition",
+      );
+    }
+    return withRoot(file, place, (root) => use({ file, bytes, layout, place, root }));
+  });
+}
+
 /**
  * Looks whether a file is a disk that can be run: as the standard's rules for its layout ask; and what it needs. Reads
- * little of it, and the kernels' module lists and what starts in it; nothing is mounted.
+ * little of it, and the kernels' module lists and what starts in it.
  * @throws InvalidImage with the reason
  */
-export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest">> {
-  const layout = await withBytes(file, layoutOf);
+export function examineDisk(file: string): Promise<ExaminedDisk> {
+  return withDisk(file, examine);
+}
+
+export type ExaminedDisk = Omit<DiskImage, "digest">;
+
+/** @throws InvalidImage for one that can't be run */
+export async function examine({ file, layout, place, root }: OpenDisk): Promise<ExaminedDisk> {
   await refuseUnrunnable(file, layout);
-  const place = rootPlace(layout) as RootPlace;
   const { offset, kind } = place;
-  const [devices, reader] = await withRoot(file, place, (root) =>
-    Promise.all([devicesFor(root), findNetworkReader(root)]),
-  );
+  const [devices, reader] = await Promise.all([devicesFor(root), findNetworkReader(root)]);
   return {
     size: layout.size,
     rootOffset: offset,
@@ -74,9 +108,13 @@ export function rootPlace(layout: DiskLayout): RootPlace | undefined {
   return layout.first && root ? { offset: layout.first.start, kind: root.kind as RootFileSystem } : undefined;
 }
 
-async function refuseUnrunnable(file: string, layout: DiskLayout): Promise<void> {
-  for (const { level, find } of LAYOUT_RULES) {
-    const [first] = level === "error" ? ((await find(layout)) ?? []) : [];
+/**
+ * @param put the id of a rule that needn't hold, as that can be put right
+ * @throws InvalidImage
+ */
+export async function refuseUnrunnable(file: string, layout: DiskLayout, put?: string): Promise<void> {
+  for (const { id, level, find } of LAYOUT_RULES) {
+    const [first] = level === "error" && id !== put ? ((await find(layout)) ?? []) : [];
     if (first) {
       throw new InvalidImage(`disk ${file}`, first.found, first.fix);
     }
@@ -90,20 +128,7 @@ export async function devicesFor(root: GuestFileSystem): Promise<DiskImage["devi
 
 /** Whether some kernel inside has drivers for virtio disks and NICs, built in or as modules. */
 async function hasVirtio(root: GuestFileSystem): Promise<boolean> {
-  const kernels = (await root.list("/lib/modules"))
-    .map(({ name }) => name)
-    .filter((name) => /^\d/.test(name))
-    .slice(0, MOST_KERNELS);
-  for (const kernel of kernels) {
-    const lists = await Promise.all(
-      ["modules.builtin", "modules.dep"].map((list) => root.read(`/lib/modules/${kernel}/${list}`)),
-    );
-    const all = lists.join("\n");
-    if (/\/virtio_blk\.ko/.test(all) && /\/virtio_net\.ko/.test(all)) {
-      return true;
-    }
-  }
-  return false;
+  return (await kernelsOf(root)).some(hasVirtioDrivers);
 }
 
 /** Where the root file system of a prepared disk is. */

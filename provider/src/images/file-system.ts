@@ -1,10 +1,15 @@
 import { execa } from "execa";
 import { InvalidImage } from "../drivers/errors";
+import { bounded } from "./bounded";
 
 /** More than any configuration file, program of a script's kind or list of modules has, bytes. */
 export const MOST_OUTPUT = 8 * 1024 * 1024;
 /** What a name may be made of here: nothing that debugfs takes apart, or that would be another place on this machine. */
 const PLAIN_NAME = /^(?!\.{1,2}$)[A-Za-z0-9@._+~: -]+$/;
+
+/** A command that debugfs takes for one, and the system for an argument. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+const ONE_LINE = /^[^\x00-\x1f\x7f]{1,8192}$/;
 
 /** What a folder of a guest holds. */
 export interface GuestEntry {
@@ -33,9 +38,6 @@ export interface GuestFileSystem {
   linkTarget(path: string): Promise<string>;
 }
 
-/** What a hostile file system may cost: debugfs takes its figures for what they are. */
-const LIMITS = ["--as=1073741824", "--cpu=20", "--core=0", "--"];
-
 /** ext2, ext3 and ext4, read through debugfs. */
 export class ExtFileSystem implements GuestFileSystem {
   /** @param target a file that holds the file system, and how many bytes from its start on */
@@ -46,7 +48,9 @@ export class ExtFileSystem implements GuestFileSystem {
 
   async list(folder: string): Promise<readonly GuestEntry[]> {
     // With a dot at its end, for debugfs takes a link in the last place for the link itself.
-    const lines = (await this.debugfs(`ls -p ${quoted(`${folder}/.`)}`)).toString("utf8").split("\n");
+    const lines = (await this.debugfs(`ls -p ${quoted(`${folder === "/" ? "" : folder}/.`)}`))
+      .toString("utf8")
+      .split("\n");
     return lines.flatMap((line) => {
       const [, mode = "", name = "", size = ""] = /^\/\d+\/([0-7]{6})\/\d+\/\d+\/([^/]+)\/(\d*)\/$/.exec(line) ?? [];
       if (!isPlainName(name)) {
@@ -77,8 +81,11 @@ export class ExtFileSystem implements GuestFileSystem {
   }
 
   private async debugfs(command: string, maxBuffer = MOST_OUTPUT): Promise<Buffer> {
+    if (!ONE_LINE.test(command)) {
+      return Buffer.alloc(0);
+    }
     const target = this.offset ? debugfsTarget(this.target, this.offset) : this.target;
-    const result = await execa("prlimit", [...LIMITS, "debugfs", "-R", command, target], {
+    const result = await execa(...bounded("debugfs", ["-R", command, target]), {
       maxBuffer,
       timeout: 30_000,
       encoding: "buffer",

@@ -1,8 +1,18 @@
 import type { DiskImage } from "../drivers/driver";
+import type { Dialect } from "../vc-out/vc-out";
 import type { GuestFileSystem } from "./file-system";
 
 /** What reads the network contract inside an image, and in which dialect, as far as that isn't the usual. */
 export type NetworkReader = Pick<DiskImage, "reads" | "vcOutDialect" | "takesContext">;
+
+/** The same with what it is, for people. */
+export interface FoundReader {
+  readonly contract: NetworkReader;
+  /** The program, or the file that starts it. Absent where there is none. */
+  readonly program?: string;
+  /** Dialects of vc-out.xml that it takes, where that can be seen. */
+  readonly dialects: readonly Dialect[];
+}
 
 /** Programs of this project and of PRAGMA's, and where they are installed. */
 const GUEST_PROGRAM = "/usr/sbin/vc-guest";
@@ -36,7 +46,7 @@ const TELLING_NAME = /vc|dynip|pragma|rocks|cluster/i;
  * then the deployer writes the configuration files.
  */
 export async function findNetworkReader(root: GuestFileSystem): Promise<NetworkReader> {
-  const [contract, hasContext] = await Promise.all([findContract(root), takesContext(root)]);
+  const [{ contract }, hasContext] = await Promise.all([findProgram(root), takesContext(root)]);
   return { ...contract, ...(hasContext && { takesContext: true }) };
 }
 
@@ -46,21 +56,27 @@ async function takesContext(root: GuestFileSystem): Promise<boolean> {
   return program.includes("vc-guest context") || scripts.some(({ kind }) => kind === "file");
 }
 
-async function findContract(root: GuestFileSystem): Promise<NetworkReader> {
+/** Which program that is, and what it takes; without what it does with a context disc. */
+export async function findProgram(root: GuestFileSystem): Promise<FoundReader> {
   if (await root.has(GUEST_PROGRAM)) {
-    return {};
+    return { contract: {}, program: GUEST_PROGRAM, dialects: ["A", "B"] };
   }
   for (const path of PYTHON_READERS) {
     const program = await root.read(path);
     if (program) {
-      return knowsDialectB(program) ? {} : { vcOutDialect: "A" };
+      return knowsDialectB(program)
+        ? { contract: {}, program: path, dialects: ["B"] }
+        : { contract: { vcOutDialect: "A" }, program: path, dialects: ["A"] };
     }
   }
-  if (await startsReader(root)) {
-    return {};
+  const starter = await findStarter(root);
+  if (starter) {
+    return { contract: {}, program: starter, dialects: [] };
   }
   const isCloud = (await anyOf(root, CLOUD_INIT)) && !(await root.has(CLOUD_INIT_OFF));
-  return { reads: isCloud ? "cloud-init" : "files" };
+  return isCloud
+    ? { contract: { reads: "cloud-init" }, program: "cloud-init", dialects: [] }
+    : { contract: { reads: "files" }, dialects: [] };
 }
 
 /**
@@ -72,7 +88,7 @@ function knowsDialectB(program: string): boolean {
 }
 
 /** Whether something else that runs at the start mentions the file: an image may have a reader of its own. */
-async function startsReader(root: GuestFileSystem): Promise<boolean> {
+async function findStarter(root: GuestFileSystem): Promise<string | undefined> {
   const listed = await Promise.all(
     START_UP.map(async (folder) =>
       (await root.list(folder))
@@ -82,10 +98,10 @@ async function startsReader(root: GuestFileSystem): Promise<boolean> {
   );
   for (const path of [...START_UP_FILES, ...listed.flat()]) {
     if ((await root.read(path)).includes("vc-out.xml")) {
-      return true;
+      return path;
     }
   }
-  return false;
+  return undefined;
 }
 
 async function anyOf(root: GuestFileSystem, paths: readonly string[]): Promise<boolean> {

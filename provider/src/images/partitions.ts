@@ -25,6 +25,8 @@ export interface Partition {
   readonly length: number;
   /** Of an MBR two hex digits, of a GPT a GUID in lower case: {@link partitionType} says it in words. */
   readonly type: string;
+  /** What Linux calls its PARTUUID: a GUID, or the MBR's own number and the partition's. Lower case. */
+  readonly uuid: string;
   /** Only a GPT has names. */
   readonly name?: string;
   /** A logical one, inside an extended one. */
@@ -100,7 +102,7 @@ export async function readPartitions(disk: Bytes): Promise<PartitionTable | unde
   }
   const table = entries.some(({ type }) => type === GPT_PROTECTIVE)
     ? await readGpt(disk, entries)
-    : { kind: "mbr" as const, ...(await readMbr(disk, entries)) };
+    : { kind: "mbr" as const, ...(await readMbr(disk, sector, entries)) };
   return { ...table, problems: [...table.problems, ...overlaps(table.partitions)] };
 }
 
@@ -124,11 +126,12 @@ function mbrEntry(sector: Buffer, index: number): MbrEntry {
   };
 }
 
-async function readMbr(disk: Bytes, entries: readonly MbrEntry[]): Promise<Draft> {
+async function readMbr(disk: Bytes, sector: Buffer, entries: readonly MbrEntry[]): Promise<Draft> {
   const draft: Draft = { partitions: [], problems: [] };
+  const uuid = (number: number) => `${hex(sector.readUInt32LE(440), 8)}-${hex(number)}`;
   const used = entries.map((entry, index) => ({ ...entry, number: index + 1 })).filter(({ type }) => type !== 0);
   for (const { number, type, start, count } of used) {
-    add(draft, disk, { number, start: start * SECTOR, length: count * SECTOR, type: hex(type) });
+    add(draft, disk, { number, start: start * SECTOR, length: count * SECTOR, type: hex(type), uuid: uuid(number) });
   }
   const [extended, ...more] = used.filter(({ type }) => isExtended(type));
   if (more.length > 0) {
@@ -139,13 +142,18 @@ async function readMbr(disk: Bytes, entries: readonly MbrEntry[]): Promise<Draft
     });
   }
   if (extended && draft.partitions.some(({ number }) => number === extended.number)) {
-    await readLogical(disk, extended, draft);
+    await readLogical(disk, extended, draft, uuid);
   }
   return draft;
 }
 
 /** The chain of sectors inside an extended partition, each with a logical partition and the place of the next one. */
-async function readLogical(disk: Bytes, extended: MbrEntry & { readonly number: number }, draft: Draft): Promise<void> {
+async function readLogical(
+  disk: Bytes,
+  extended: MbrEntry & { readonly number: number },
+  draft: Draft,
+  uuid: (number: number) => string,
+): Promise<void> {
   const broken = (text: string) =>
     draft.problems.push({ severity: "error", partitions: [extended.number], text: `its extended partition ${text}` });
   const seen = new Set<number>();
@@ -164,8 +172,14 @@ async function readLogical(disk: Bytes, extended: MbrEntry & { readonly number: 
     const [logical, next] = [mbrEntry(sector, 0), mbrEntry(sector, 1)];
     if (logical.type !== 0) {
       const start = at + logical.start;
-      const type = hex(logical.type);
-      add(draft, disk, { number, start: start * SECTOR, length: logical.count * SECTOR, type, logical: true });
+      add(draft, disk, {
+        number,
+        start: start * SECTOR,
+        length: logical.count * SECTOR,
+        type: hex(logical.type),
+        uuid: uuid(number),
+        logical: true,
+      });
       if (start + logical.count > extended.start + extended.count) {
         broken(`has partition ${number} beyond its own end`);
       }
@@ -182,8 +196,8 @@ async function readLogical(disk: Bytes, extended: MbrEntry & { readonly number: 
   broken(`has more than ${MOST_LOGICAL} partitions`);
 }
 
-function hex(type: number): string {
-  return type.toString(16).padStart(2, "0");
+function hex(number: number, digits = 2): string {
+  return number.toString(16).padStart(digits, "0");
 }
 
 // ── GPT ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -287,6 +301,7 @@ function gptEntries({ entries, entrySize }: GptHeader): Partition[] {
       start: first * SECTOR,
       length: (last + 1 - first) * SECTOR,
       type: guid(entry, 0),
+      uuid: guid(entry, 16),
       name: textIn(entry.subarray(56, 128), "utf16le"),
     };
   }).filter(({ type }) => type !== UNUSED);
@@ -300,15 +315,9 @@ function u64(buffer: Buffer, at: number): number {
 /** The first three parts are little-endian. */
 function guid(buffer: Buffer, at: number): string {
   const parts = [
-    buffer.readUInt32LE(at).toString(16).padStart(8, "0"),
-    buffer
-      .readUInt16LE(at + 4)
-      .toString(16)
-      .padStart(4, "0"),
-    buffer
-      .readUInt16LE(at + 6)
-      .toString(16)
-      .padStart(4, "0"),
+    hex(buffer.readUInt32LE(at), 8),
+    hex(buffer.readUInt16LE(at + 4), 4),
+    hex(buffer.readUInt16LE(at + 6), 4),
     buffer.toString("hex", at + 8, at + 10),
     buffer.toString("hex", at + 10, at + 16),
   ];

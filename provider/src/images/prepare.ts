@@ -1,7 +1,12 @@
+import { stat } from "node:fs/promises";
 import type { DiskImage, ImageRecord, Progress } from "../drivers/driver";
+import { InvalidImage } from "../drivers/errors";
+import { cachedFile } from "./cache";
 import { digestOf } from "./digests";
-import { examineDisk } from "./disk";
+import { examine, examineDisk, refuseUnrunnable, withDisk } from "./disk";
 import type { LocalImage } from "./fetch";
+import { copyFixed, FIXES_VERSION } from "./fixes/fixed-disk";
+import { findFixes } from "./fixes/fixes";
 
 /** What a cluster writes down of its image, and where its disks are on this machine. */
 export interface PreparedImage {
@@ -11,21 +16,65 @@ export interface PreparedImage {
 }
 
 /**
- * Makes an image's disks ready for machines of ours.
+ * Makes an image's disks ready for machines of ours: what keeps them from running is put right in copies of them, which are
+ * kept.
+ * @param progress is told what was put right
  * @throws InvalidImage for what can't be run
  */
-export async function prepareImage(image: LocalImage, _progress: Progress): Promise<PreparedImage> {
+export async function prepareImage(image: LocalImage, progress: Progress): Promise<PreparedImage> {
   const { reads, vcOutDialect } = image.manifest;
-  const disk = async (file: string): Promise<DiskImage> => ({
-    ...(await examineDisk(file)),
-    ...(reads && { reads }),
-    ...(vcOutDialect && { vcOutDialect }),
-    digest: await digestOf(file),
-  });
-  const frontend = await disk(image.frontendDisk);
-  const compute = image.computeDisk === image.frontendDisk ? frontend : await disk(image.computeDisk);
-  return {
-    record: { vcName: image.vcName, frontend, compute },
-    disks: { frontend: image.frontendDisk, compute: image.computeDisk },
+  const prepare = async (file: string, whose: string) => {
+    const { disk, ...prepared } = await prepareOnce(file, `image ${image.vcName}: ${whose} disk`, progress);
+    return { ...prepared, disk: { ...disk, ...(reads && { reads }), ...(vcOutDialect && { vcOutDialect }) } };
   };
+  const frontend = await prepare(image.frontendDisk, "its frontend's");
+  const compute =
+    image.computeDisk === image.frontendDisk ? frontend : await prepare(image.computeDisk, "its computes'");
+  return {
+    record: { vcName: image.vcName, frontend: frontend.disk, compute: compute.disk },
+    disks: { frontend: frontend.file, compute: compute.file },
+  };
+}
+
+interface PreparedDisk {
+  readonly file: string;
+  readonly disk: DiskImage;
+}
+
+/** By what is prepared: clusters of a program have the same images. */
+const prepared = new Map<string, Promise<PreparedDisk>>();
+
+async function prepareOnce(file: string, what: string, progress: Progress): Promise<PreparedDisk> {
+  const { size, mtimeMs } = await stat(file);
+  const key = `${file} ${size} ${mtimeMs}`;
+  const known = prepared.get(key) ?? prepareDisk(file, what, progress);
+  prepared.set(key, known);
+  known.catch(() => prepared.delete(key));
+  return known;
+}
+
+async function prepareDisk(file: string, what: string, progress: Progress): Promise<PreparedDisk> {
+  const found = await withDisk(file, async (disk) => {
+    await refuseUnrunnable(file, disk.layout, "boot-code");
+    const fixes = await findFixes(disk);
+    return fixes.said.length > 0 || fixes.hopeless !== undefined ? { fixes } : { examined: await examine(disk) };
+  });
+  if (found.examined) {
+    return { file, disk: { ...found.examined, digest: await digestOf(file) } };
+  }
+  const { fixes } = found;
+  if (fixes.hopeless !== undefined) {
+    throw new InvalidImage(
+      `disk ${file}`,
+      `has no boot loader in its first sector, and none can be put there: ${fixes.hopeless}`,
+      "Install one (GRUB for BIOS) into the image",
+    );
+  }
+  progress(`${what} is put right in a copy:`);
+  for (const line of fixes.said) {
+    progress(`  ${line}`);
+  }
+  const key = `fixed ${FIXES_VERSION} ${await digestOf(file)}`;
+  const copy = await cachedFile(key, (made) => copyFixed(file, made, fixes), `${what}, put right`, progress);
+  return { file: copy, disk: { ...(await examineDisk(copy)), digest: await digestOf(copy) } };
 }

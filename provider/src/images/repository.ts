@@ -43,6 +43,54 @@ export interface FoundPart extends StoredFile {
  * @throws NotFound when the repository or the name isn't there (known names are listed), InvalidImage, Unreachable, Denied
  */
 export async function findImage(repository: string, vcName: string, limits?: HttpLimits): Promise<FoundImage> {
+  return findIn(await placeOf(repository, vcName, limits));
+}
+
+/**
+ * The image that a vc-in.xml of this machine describes; all that it names must lie, or be linked, beside or below it.
+ * @throws NotFound, InvalidImage
+ */
+export async function findImageAt(vcInPath: string): Promise<FoundImage> {
+  return findIn(await placeAt(vcInPath));
+}
+
+/**
+ * What a vc-in.xml of this machine says, wherever its disks are.
+ * @throws NotFound, InvalidImage
+ */
+export async function readVcIn(vcInPath: string): Promise<VcIn> {
+  const { text, origin } = await describeAt(vcInPath);
+  return parseVcIn(text, origin);
+}
+
+/** A vc-in.xml, whatever it holds. */
+export interface Description {
+  /** Where it is, for messages. */
+  readonly origin: string;
+  readonly text: string;
+}
+
+/** @throws NotFound, InvalidImage, Unreachable, Denied */
+export async function describe(repository: string, vcName: string): Promise<Description> {
+  return descriptionAt(await placeOf(repository, vcName));
+}
+
+/** @throws NotFound, InvalidImage */
+export async function describeAt(vcInPath: string): Promise<Description> {
+  return descriptionAt(await placeAt(vcInPath));
+}
+
+/** Where an image is. */
+interface Place {
+  /** Of its vc-in.xml, for messages. */
+  readonly origin: string;
+  readonly store: Store;
+  /** Of its vc-in.xml. */
+  readonly path: string;
+  readonly vcName: string;
+}
+
+async function placeOf(repository: string, vcName: string, limits?: HttpLimits): Promise<Place> {
   const store = storeOf(repository, limits);
   const names = await namesInStore(store);
   const path = names.get(vcName);
@@ -55,34 +103,21 @@ export async function findImage(repository: string, vcName: string, limits?: Htt
       near ? `Did you mean ${near}? Known there: ${known}` : `Known there: ${known}`,
     );
   }
-  return findIn(store, path, vcName);
+  return { origin: `${repository.replace(/\/$/, "")}/${path}`, store, path, vcName };
 }
 
-/**
- * The image that a vc-in.xml of this machine describes; all that it names must lie, or be linked, beside or below it.
- * @throws NotFound, InvalidImage
- */
-export async function findImageAt(vcInPath: string): Promise<FoundImage> {
-  const { store, path, vcName } = await placeAt(vcInPath);
-  return findIn(store, path, vcName);
-}
-
-/**
- * What a vc-in.xml of this machine says, wherever its disks are.
- * @throws NotFound, InvalidImage
- */
-export async function readVcIn(vcInPath: string): Promise<VcIn> {
-  const { store, path, vcName } = await placeAt(vcInPath);
-  return parseVcIn(await store.text(path, `image ${vcName}`), vcInPath);
-}
-
-async function placeAt(vcInPath: string) {
+async function placeAt(vcInPath: string): Promise<Place> {
   const file = await realpath(vcInPath).catch(() => resolve(vcInPath));
   return {
+    origin: vcInPath,
     store: new FolderStore(dirname(file), "anywhere"),
     path: basename(file),
     vcName: basename(dirname(resolve(vcInPath))),
   };
+}
+
+async function descriptionAt({ origin, store, path, vcName }: Place): Promise<Description> {
+  return { origin, text: await store.text(path, `image ${vcName}`) };
 }
 
 /**
@@ -105,15 +140,19 @@ async function namesInStore(store: Store): Promise<Map<string, string>> {
   );
 }
 
-async function findIn(store: Store, path: string, vcName: string): Promise<FoundImage> {
+async function findIn(place: Place): Promise<FoundImage> {
+  const { store, path, vcName } = place;
   const what = `image ${vcName}`;
   const beside = (name: string) => {
     checkName(name, what);
     return `${posix.dirname(path)}/${name}`;
   };
   const manifestPath = beside("manifest.json");
-  const [text, manifestText] = await Promise.all([store.text(path, what), store.textIfThere(manifestPath, what)]);
-  const vcIn = parseVcIn(text, `${what}: ${path}`);
+  const [{ text, origin }, manifestText] = await Promise.all([
+    descriptionAt(place),
+    store.textIfThere(manifestPath, what),
+  ]);
+  const vcIn = parseVcIn(text, origin);
   const manifest = manifestText === undefined ? {} : parseManifest(manifestText, `${what}: ${manifestPath}`);
   const disk = (packed: PackedDisk) => findDisk(packed, manifest, what, (name) => store.look(beside(name), what));
   const frontend = await disk(vcIn.frontend.disk);

@@ -1,5 +1,6 @@
 import { ExtFileSystem, type GuestFileSystem } from "./file-system";
 import { Guestfish } from "./guestfish";
+import { RememberedFileSystem } from "./remembered";
 import type { RootFileSystem } from "./signatures";
 
 /** Where a disk's root file system is. */
@@ -19,8 +20,14 @@ export async function withRoot<T>(
   use: (root: GuestFileSystem) => Promise<T>,
 ): Promise<T> {
   if (kind === "ext") {
-    return use(new ExtFileSystem(file, offset));
+    return looking(new ExtFileSystem(file, offset));
   }
   await using root = await Guestfish.open({ file, name: "/dev/sda1", isReadOnly: true });
-  return use(root);
+  return looking(root);
+
+  async function looking(root: GuestFileSystem): Promise<T> {
+    const unchanged = new RememberedFileSystem(file, root);
+    await unchanged.refuseEmpty();
+    return use(unchanged);
+  }
 }

@@ -234,15 +234,27 @@ function swap(head: Buffer): Signature[] {
   const isThere = [4, 8, 16, 32, 64].some((page) =>
     ["SWAPSPACE2", "SWAP-SPACE", "S1SUSPEND\0", "LINHIB0001"].includes(text(head, page * KIB - 10, 10, false)),
   );
-  return isThere ? [{ kind: "other", what: "Linux swap" }] : [];
+  const header = head.subarray(KIB, KIB + 44);
+  return isThere
+    ? [{ kind: "other", what: "Linux swap", ...named(uuidOf(header.subarray(12, 28)), header.subarray(28, 44)) }]
+    : [];
 }
 
 function fat(head: Buffer): Signature[] {
   const oem = text(head, 3, 8);
   const names: Readonly<Record<string, string>> = { "NTFS    ": "NTFS", "EXFAT   ": "exFAT" };
-  const isFat = text(head, 54, 3) === "FAT" || text(head, 82, 5) === "FAT32";
-  const what = names[oem] ?? (isFat && head.length >= SECTOR && head.readUInt16LE(510) === 0xaa55 ? "FAT" : undefined);
-  return what ? [{ kind: "other", what }] : [];
+  if (names[oem]) {
+    return [{ kind: "other", what: names[oem] }];
+  }
+  const isLarge = text(head, 82, 5) === "FAT32";
+  const isFat = isLarge || text(head, 54, 3) === "FAT";
+  if (!isFat || head.length < SECTOR || head.readUInt16LE(510) !== 0xaa55) {
+    return [];
+  }
+  const at = isLarge ? 67 : 39;
+  const uuid = head.readUInt32LE(at).toString(16).padStart(8, "0").replace(/^.{4}/, "$&-");
+  const label = textIn(head.subarray(at + 4, at + 15)).trim();
+  return [{ kind: "other", what: "FAT", uuid, ...(label && { label }) }];
 }
 
 // ── Fields ─────────────────────────────────────────────────────────────────────────────────────────────────────────

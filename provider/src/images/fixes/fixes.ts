@@ -1,8 +1,7 @@
-import { type Bytes, withBytes } from "../bytes";
-import { type DiskLayout, devicesFor, layoutOf, rootPlace } from "../disk";
+import { type DiskLayout, devicesFor, type OpenDisk } from "../disk";
 import type { GuestFileSystem } from "../file-system";
 import type { GuestChange } from "../inject";
-import { type RootPlace, withRoot } from "../root";
+import type { RootPlace } from "../root";
 import { BOOT_ENTRIES, BOOT_FILES, type BootFile, fixBootFile } from "./boot-files";
 import { bootMenu } from "./boot-menu";
 import { namesOn } from "./disk-names";
@@ -29,19 +28,8 @@ const GRUB_CONFIGURATION = "grub.cfg";
 /** What a boot loader of ours needs before the first partition, bytes. */
 const ROOM_FOR_GRUB = 1024 * 1024;
 
-/**
- * Looks what has to be put right: names of disks, the serial console, and a boot loader that is missing.
- * @returns undefined where there is no root file system to do it in
- */
-export async function findFixes(file: string): Promise<Fixes | undefined> {
-  return withBytes(file, async (bytes) => {
-    const layout = await layoutOf(bytes);
-    const place = rootPlace(layout);
-    return place && withRoot(file, place, (root) => fixesFor(bytes, layout, place, root));
-  });
-}
-
-async function fixesFor(bytes: Bytes, layout: DiskLayout, place: RootPlace, root: GuestFileSystem): Promise<Fixes> {
+/** Looks what has to be put right: names of disks, the serial console, and a boot loader that is missing. */
+export async function findFixes({ bytes, layout, place, root }: OpenDisk): Promise<Fixes> {
   const disk = await namesOn(bytes, layout, (await devicesFor(root)) === "virtio" ? "/dev/vda" : "/dev/sda");
   const hasInitrd = (await root.list("/boot")).some(({ name }) => /^init(rd|ramfs)/.test(name));
   const texts = new Map<string, FixedText>();

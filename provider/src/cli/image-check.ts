@@ -1,0 +1,124 @@
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import type { Progress } from "../drivers/driver";
+import { InvalidImage } from "../drivers/errors";
+import { fetchImage } from "../images/fetch";
+import { type Description, describe, describeAt, type FoundImage, findImage, findImageAt } from "../images/repository";
+import { checkImage, type Part, type Report, type Subject } from "../images/standard/check";
+import { parseVcIn } from "../images/vc-in";
+import { repositoryHere } from "./image-list";
+import { alignColumns } from "./table";
+import { type Fail, printable, type Terminal } from "./terminal";
+
+interface Options {
+  readonly repository?: string;
+  readonly frontend?: string;
+  readonly compute?: string;
+  readonly json?: true;
+}
+
+const EXAMPLES = `
+It exits with 0 when the image conforms, with warnings or without, and with 1 when it doesn't. Images are only read.
+
+Examples:
+  vc image check demo                                # of this folder's repository
+  vc image check demo --repository /srv/images
+  vc image check /srv/images/demo/vc-in.xml
+  vc image check --frontend front.raw --compute node.raw
+  vc image check demo --json | jq -r '.parts[].findings[] | select(.level == "error") | .found'`;
+
+export function addImageCheck(image: Command, terminal: Terminal, fail: Fail): void {
+  image
+    .command("check")
+    .summary("hold an image against the image standard")
+    .description("Holds an image, or bare disks, against the rules of the virtual cluster image standard.")
+    .argument("[image]", "a vc name, or the path of a vc-in.xml (with a slash in it)")
+    .option(
+      "--repository <repository>",
+      "where the name is (default: that of this folder's stack, else the quickstart's)",
+    )
+    .option("--frontend <file>", "a disk, instead of an image")
+    .option("--compute <file>", "another one for computes")
+    .option("--json", "print it for programs")
+    .addHelpText("after", EXAMPLES)
+    .action(async (name: string | undefined, options: Options, command: Command) => {
+      if ((name === undefined) === (options.frontend === undefined)) {
+        command.error("error: name either an image or --frontend");
+      }
+      if (options.frontend === undefined && options.compute !== undefined) {
+        command.error("error: --compute goes with --frontend");
+      }
+      if (name === undefined && options.repository !== undefined) {
+        command.error("error: --repository goes with an image's name");
+      }
+      const report = await checkImage(await subjectOf(name, options, terminal.err));
+      terminal.out(options.json ? JSON.stringify(report, undefined, 2) : printable(textOf(report)));
+      if (!report.conformant) {
+        fail();
+      }
+    });
+}
+
+async function subjectOf(name: string | undefined, options: Options, progress: Progress): Promise<Subject> {
+  if (name === undefined) {
+    const { frontend, compute } = options;
+    return { ...(frontend && { frontend: resolve(frontend) }), ...(compute && { compute: resolve(compute) }) };
+  }
+  if (name.includes("/")) {
+    return subjectAt(await describeAt(name), () => findImageAt(name), progress);
+  }
+  const repository = options.repository ?? (await repositoryHere());
+  return subjectAt(await describe(repository, name), () => findImage(repository, name), progress);
+}
+
+/** A vc-in.xml that names no disks that could be looked at is held against the standard alone. */
+async function subjectAt(
+  description: Description,
+  find: () => Promise<FoundImage>,
+  progress: Progress,
+): Promise<Subject> {
+  if (!namesDisks(description)) {
+    return { description };
+  }
+  const { frontendDisk, computeDisk } = await fetchImage(await find(), progress);
+  return { description, frontend: frontendDisk, compute: computeDisk };
+}
+
+function namesDisks({ text, origin }: Description): boolean {
+  try {
+    parseVcIn(text, origin);
+    return true;
+  } catch (error) {
+    if (error instanceof InvalidImage) {
+      return false;
+    }
+    throw error;
+  }
+}
+
+function textOf({ conformant, parts }: Report): string {
+  const findings = parts.flatMap((part) => part.findings);
+  const counts = (["error", "warning", "info"] as const)
+    .map((level) => [level, findings.filter((found) => found.level === level).length] as const)
+    .filter(([, count]) => count > 0)
+    .map(([level, count]) => (level === "info" ? `${count} to know` : `${count} ${level}${count === 1 ? "" : "s"}`));
+  const verdict = `${conformant ? "Conforms" : "Doesn't conform"} to the image standard${counts.length > 0 ? `: ${counts.join(", ")}` : ""}.`;
+  return [...parts.map(partText), verdict].join("\n\n");
+}
+
+function partText({ about, file, facts, findings, holds, notLookedAt }: Part): string {
+  const rows = alignColumns(findings.map(({ level, rule, found }) => [level, rule, found])).split("\n");
+  const widest = (texts: readonly string[]) => Math.max(0, ...texts.map(({ length }) => length));
+  const indent = " ".repeat(6 + widest(findings.map(({ level }) => level)) + widest(findings.map(({ rule }) => rule)));
+  const lines = findings.flatMap(({ where, fix }, index) => [
+    `  ${rows[index]}`,
+    ...(where ? [`${indent}in ${where}`] : []),
+    ...(fix ? [`${indent}→ ${fix}`] : []),
+  ]);
+  return [
+    `${about}: ${file}`,
+    ...(facts.length > 0 ? [`  ${facts.join("; ")}`] : []),
+    ...lines,
+    `  ${holds.length} rules hold${notLookedAt.length > 0 ? `; not looked at: ${notLookedAt.join(", ")}` : ""}`,
+  ].join("\n");
+}

@@ -1,0 +1,148 @@
+import { posix } from "node:path";
+import { type Bytes, partOf } from "../bytes";
+import type { DiskLayout } from "../disk";
+import type { GuestFileSystem } from "../file-system";
+import { hasVirtioDrivers, type Kernel, kernelsOf } from "../kernels";
+import { type FoundReader, findProgram } from "../network-reader";
+import { type Signature, signaturesOf } from "../signatures";
+import { rootSignature } from "./layout";
+
+/** What is known of a root file system before its rules are asked. */
+export interface RootFacts {
+  readonly root: GuestFileSystem;
+  readonly fileSystem: Signature;
+  /** By which a machine finds its file systems: `uuid=…`, `partuuid=…` in lower case, `label=…` as it is. */
+  readonly tags: ReadonlySet<string>;
+  /** Numbers of the disk's partitions. */
+  readonly partitions: ReadonlySet<number>;
+  readonly kernels: readonly Kernel[];
+  /** How the disk is called on the machine: `vda`, or `sda` for one without virtio. */
+  readonly diskName: "vda" | "sda";
+  readonly fstab: readonly FstabEntry[];
+  readonly boot: BootFolder;
+  readonly reader: FoundReader;
+}
+
+/** A line of /etc/fstab. */
+export interface FstabEntry {
+  readonly source: string;
+  readonly target: string;
+  readonly options: readonly string[];
+}
+
+export interface BootFolder {
+  /** Whether the kernels lie in a partition of their own, which isn't looked into. */
+  readonly isElsewhere: boolean;
+  /** Files in it that look like kernels, and like their initramfs; absolute paths. */
+  readonly kernels: readonly string[];
+  readonly initramfs: readonly string[];
+  /** Configuration files of boot loaders, with their text. */
+  readonly configurations: ReadonlyMap<string, string>;
+}
+
+const CONFIGURATIONS = [
+  "/boot/grub/grub.cfg",
+  "/boot/grub2/grub.cfg",
+  "/boot/grub/grub.conf",
+  "/boot/grub/menu.lst",
+  "/boot/extlinux/extlinux.conf",
+  "/boot/extlinux.conf",
+  "/boot/syslinux/syslinux.cfg",
+  "/extlinux.conf",
+  "/etc/lilo.conf",
+];
+/** Entries as systemd and Fedora's GRUB read them. */
+const ENTRIES = "/boot/loader/entries";
+const KERNEL_OPTIONS = "/boot/grub2/grubenv";
+/** More than are of any use. */
+const MOST_FILES = 16;
+const MOST_LINES = 200;
+
+export async function rootFacts(disk: Bytes, layout: DiskLayout, root: GuestFileSystem): Promise<RootFacts> {
+  const [kernels, fstab, reader, tags] = await Promise.all([
+    kernelsOf(root),
+    readFstab(root),
+    findProgram(root),
+    tagsOf(disk, layout),
+  ]);
+  return {
+    root,
+    fileSystem: rootSignature(layout) as Signature,
+    tags,
+    partitions: new Set(layout.table?.partitions.map(({ number }) => number)),
+    kernels,
+    diskName: kernels.some(hasVirtioDrivers) ? "vda" : "sda",
+    fstab,
+    boot: await readBoot(root, fstab),
+    reader,
+  };
+}
+
+async function tagsOf(disk: Bytes, { table }: DiskLayout): Promise<Set<string>> {
+  const tags = new Set<string>();
+  for (const { start, length, uuid, name } of table?.partitions ?? []) {
+    const holds = await signaturesOf(partOf(disk, start, length));
+    tags.add(`partuuid=${uuid}`);
+    if (name) {
+      tags.add(`partlabel=${name}`);
+    }
+    for (const signature of holds) {
+      if (signature.uuid) {
+        tags.add(`uuid=${signature.uuid}`);
+      }
+      if (signature.label) {
+        tags.add(`label=${signature.label}`);
+      }
+    }
+  }
+  return tags;
+}
+
+async function readFstab(root: GuestFileSystem): Promise<FstabEntry[]> {
+  return (await root.read("/etc/fstab"))
+    .split("\n")
+    .slice(0, MOST_LINES)
+    .map((line) => line.trim().split(/\s+/))
+    .filter(([source = "", target]) => source !== "" && !source.startsWith("#") && target !== undefined)
+    .map(([source = "", target = "", , options = ""]) => ({ source, target, options: options.split(",") }));
+}
+
+async function readBoot(root: GuestFileSystem, fstab: readonly FstabEntry[]): Promise<BootFolder> {
+  const listed = await Promise.all(
+    ["/boot", ""].map(async (folder) =>
+      (await root.list(folder || "/"))
+        .filter(({ kind }) => kind === "file" || kind === "link")
+        .map(({ name }) => `${folder}/${name}`),
+    ),
+  );
+  const files = listed.flat();
+  const named = (pattern: RegExp) => files.filter((path) => pattern.test(posix.basename(path)));
+  const entries = (await root.list(ENTRIES)).filter(({ kind, name }) => kind === "file" && name.endsWith(".conf"));
+  const paths = [
+    ...CONFIGURATIONS,
+    KERNEL_OPTIONS,
+    ...entries.slice(0, MOST_FILES).map(({ name }) => `${ENTRIES}/${name}`),
+  ];
+  const texts = await Promise.all(
+    paths.map(async (path) => [path, await root.read(await throughLinks(root, path))] as const),
+  );
+  return {
+    isElsewhere: fstab.some(({ target }) => target === "/boot"),
+    kernels: named(/^(vmlinuz|vmlinux|bzImage|kernel|linux)\b/).filter((path) => !path.endsWith(".sig")),
+    initramfs: named(/^initr(d|amfs)\b/).slice(0, MOST_FILES),
+    configurations: new Map(texts.filter(([, text]) => text !== "")),
+  };
+}
+
+/** What a link leads to, through more of them; bounded, for links may lead in a circle. */
+export async function throughLinks(root: GuestFileSystem, path: string): Promise<string> {
+  let at = path;
+  for (let hops = 0; hops < 8; hops++) {
+    const target = await root.linkTarget(at);
+    if (!target) {
+      return at;
+    }
+    at = posix.resolve(posix.dirname(at), target);
+  }
+  return at;
+}
