@@ -25,8 +25,14 @@ function dispatcherFor({ answer }: HttpLimits): Dispatcher {
   if (known) {
     return known;
   }
-  // Bodies have limits of their own.
-  const made = new EnvHttpProxyAgent({ connect: { timeout: answer }, headersTimeout: answer, bodyTimeout: 0 });
+  const made = new EnvHttpProxyAgent({
+    connect: { timeout: answer },
+    headersTimeout: answer,
+    // Bodies have limits of their own.
+    bodyTimeout: 0,
+    // Most proxies refuse tunnels to port 80; https takes one anyway.
+    proxyTunnel: false,
+  });
   dispatchers.set(answer, made);
   return made;
 }
@@ -66,7 +72,8 @@ export async function ask(asked: HttpRequest): Promise<Dispatcher.ResponseData> 
   }
 }
 
-function redirected(from: URL, location: string, what: string): URL {
+/** @throws InvalidImage for a redirect that isn't followed */
+export function redirected(from: URL, location: string, what: string): URL {
   const to = URL.canParse(location, from.href) ? new URL(location, from) : undefined;
   if (!to || !(to.protocol === "https:" || (from.protocol === "http:" && to.origin === from.origin))) {
     throw new InvalidImage(
