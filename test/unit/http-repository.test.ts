@@ -377,11 +377,14 @@ describe("a repository over http", () => {
 
     it("is named when nothing listens there", async () => {
       const { url } = server;
+      const found = await find();
       await server[Symbol.asyncDispose]();
-      const error = await failure<VirtualClusterError>(find(url));
+      const error = await failure<VirtualClusterError>(find(`${url}/again`));
       expect(error).to.be.instanceOf(Unreachable);
       expect(error.message).to.match(/^repository http:\/\/127[^\n]*doesn't answer as it should \(.*ECONNREFUSED/);
       expect(error.property).to.equal("repository");
+      expect(await failure(fetchImage(found, () => undefined, LIMITS))).to.be.instanceOf(Unreachable);
+      expect(await images.kept()).to.deep.equal([]);
     });
   });
 });
