@@ -85,7 +85,8 @@ export function redirected(from: URL, location: string, what: string): URL {
   return to;
 }
 
-async function askOnce({ method, url, headers, signal, limits, what }: HttpRequest): Promise<Dispatcher.ResponseData> {
+async function askOnce(asked: HttpRequest, isAgain = false): Promise<Dispatcher.ResponseData> {
+  const { method, url, headers, signal, limits, what } = asked;
   try {
     return await request(url, {
       method,
@@ -95,9 +96,15 @@ async function askOnce({ method, url, headers, signal, limits, what }: HttpReque
       ...(signal && { signal }),
     });
   } catch (error) {
+    // A server may close a connection that has been idle just when it is used again.
+    if (!isAgain && CLOSED.includes((error as NodeJS.ErrnoException).code ?? "")) {
+      return askOnce(asked, true);
+    }
     throw broken(error, url, what);
   }
 }
+
+const CLOSED = ["UND_ERR_SOCKET", "ECONNRESET", "EPIPE"];
 
 /** What this machine's own disk fails with. */
 const OWN_FAILURES = ["ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO"];
