@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, rename, writeFile } from "node:fs/promises";
 import type { ServerResponse } from "node:http";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -12,7 +12,7 @@ import {
   type VirtualClusterError,
 } from "../../provider/src/drivers/errors";
 import { fetchImage } from "../../provider/src/images/fetch";
-import type { HttpLimits } from "../../provider/src/images/http-client";
+import { type HttpLimits, redirected } from "../../provider/src/images/http-client";
 import { findImage, namesIn } from "../../provider/src/images/repository";
 import { failure } from "../failure";
 import { type Answer, FileServer } from "./file-server";
@@ -144,7 +144,8 @@ describe("a repository over http", () => {
   });
 
   it("begins anew when the disk has changed in between", async () => {
-    const disk = join(images.repository, DISK_PATH);
+    const [disk, next] = [join(images.repository, DISK_PATH), join(images.folder, "next")];
+    await writeFile(next, gzipSync(NOISE));
     const breaks = breaking(1, 1.5 * MIB);
     server.odd = (request, response) => {
       if (request.headers.range !== undefined) {
@@ -157,7 +158,7 @@ describe("a repository over http", () => {
     while (said.length === 0) {
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
-    await writeFile(disk, gzipSync(NOISE));
+    await rename(next, disk);
     await expectDisk((await fetching).frontendDisk, NOISE);
   });
 
@@ -174,6 +175,22 @@ describe("a repository over http", () => {
       /^bytes=\d+-$/,
     );
     expect(await images.kept()).to.have.length(1);
+  });
+
+  it("is asked through a proxy where the environment names one", async () => {
+    server.odd = (request) => {
+      // What a proxy is asked for is a whole URL.
+      request.url = (request.url ?? "").replace("http://images.invalid", "");
+      return false;
+    };
+    process.env.http_proxy = server.url;
+    try {
+      // Connections with other limits aren't shared: this one looks into the environment anew.
+      expect((await findImage("http://images.invalid/", "demo", { ...LIMITS, answer: 401 })).vcName).to.equal("demo");
+    } finally {
+      delete process.env.http_proxy;
+    }
+    expect(server.asked.map(({ path }) => path)).to.include("http://images.invalid/vcdb.txt");
   });
 
   describe("that is broken or hostile", () => {
@@ -203,6 +220,21 @@ describe("a repository over http", () => {
         expect(error, to).to.be.instanceOf(InvalidImage);
         expect(error.message).to.include(`is redirected to ${JSON.stringify(to)}`);
       }
+    });
+
+    it("is followed to another host by https only, and never from https to http", () => {
+      const outcome = (from: string, to: string) => {
+        try {
+          return redirected(new URL(from), to, "image demo").href;
+        } catch (error) {
+          return (error as Error).constructor.name;
+        }
+      };
+      expect(outcome("https://a.example/x", "https://b.example/y")).to.equal("https://b.example/y");
+      expect(outcome("http://a.example/x", "https://b.example/y")).to.equal("https://b.example/y");
+      expect(outcome("http://a.example/x", "/y")).to.equal("http://a.example/y");
+      expect(outcome("https://a.example/x", "http://a.example/x")).to.equal("InvalidImage");
+      expect(outcome("http://a.example/x", "http://a.example:81/x")).to.equal("InvalidImage");
     });
 
     it("is followed to another place of its own", async () => {
@@ -345,11 +377,14 @@ describe("a repository over http", () => {
 
     it("is named when nothing listens there", async () => {
       const { url } = server;
+      const found = await find();
       await server[Symbol.asyncDispose]();
-      const error = await failure<VirtualClusterError>(find(url));
+      const error = await failure<VirtualClusterError>(find(`${url}/again`));
       expect(error).to.be.instanceOf(Unreachable);
       expect(error.message).to.match(/^repository http:\/\/127[^\n]*doesn't answer as it should \(.*ECONNREFUSED/);
       expect(error.property).to.equal("repository");
+      expect(await failure(fetchImage(found, () => undefined, LIMITS))).to.be.instanceOf(Unreachable);
+      expect(await images.kept()).to.deep.equal([]);
     });
   });
 });

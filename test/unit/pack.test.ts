@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { copyFile, mkdir, readdir, readFile, rename, stat, symlink, truncate, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
@@ -9,6 +9,7 @@ import { fetchImage } from "../../provider/src/images/fetch";
 import { packDisk, partSuffixes } from "../../provider/src/images/pack-disk";
 import { findImage, namesIn } from "../../provider/src/images/repository";
 import { makeFakeDisk } from "../conformance/fake-guest";
+import { failure } from "../failure";
 import { FileServer } from "./file-server";
 import { ImageFolder, vcIn } from "./image-folder";
 import { directLifeCycles, Stack } from "./stack";
@@ -203,6 +204,9 @@ describe("vc image", () => {
     expect((await pack("--frontend", frontend, "--split", "1")).code).to.equal(2);
     expect((await pack("--frontend", frontend, "--cpus", "0")).code).to.equal(2);
     expect((await pack()).code).to.equal(2);
+    expect((await pack("--frontend", "/nonexistent")).err).to.match(
+      /^vc: disk \/nonexistent: can't be read \(ENOENT\)\./,
+    );
     await writeFile(join(images.folder, "q"), Buffer.concat([Buffer.from("QFI\xfb", "latin1"), Buffer.alloc(MIB)]));
     expect((await pack("--frontend", join(images.folder, "q"))).err).to.match(/is qcow2, not RAW/);
     expect(await readdir(images.repository)).to.deep.equal([]);
@@ -246,6 +250,15 @@ describe("vc image", () => {
       expect(site.machines.size).to.equal(6);
       await other.destroy();
       await stack.destroy();
+      // Only unpacking tells how large a disk without a manifest is.
+      await rm(join(images.repository, "demo", "manifest.json"));
+      const third = new Stack(directLifeCycles(config), { stack: "third" });
+      const small = { ...args, repository: images.repository, frontend: { diskSize: 15 } };
+      await third.preview(small);
+      expect((await failure(third.up(small))).message).to.match(
+        /^frontend\.diskSize 15: image demo has a disk of 16 MiB\./,
+      );
+      expect([...site.networks.keys(), ...site.machines.keys()]).to.deep.equal([]);
     } finally {
       console.log = log;
     }

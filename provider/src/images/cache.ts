@@ -106,7 +106,7 @@ export async function inWorkFolder<T>(
     await clear();
     return done;
   } catch (error) {
-    if (isInVain(error)) {
+    if (isInVain(error) || (await bytesIn(folder)) === 0) {
       await clear();
     }
     throw error;

@@ -25,8 +25,14 @@ function dispatcherFor({ answer }: HttpLimits): Dispatcher {
   if (known) {
     return known;
   }
-  // Bodies have limits of their own.
-  const made = new EnvHttpProxyAgent({ connect: { timeout: answer }, headersTimeout: answer, bodyTimeout: 0 });
+  const made = new EnvHttpProxyAgent({
+    connect: { timeout: answer },
+    headersTimeout: answer,
+    // Bodies have limits of their own.
+    bodyTimeout: 0,
+    // Most proxies refuse tunnels to port 80; https takes one anyway.
+    proxyTunnel: false,
+  });
   dispatchers.set(answer, made);
   return made;
 }
@@ -66,7 +72,8 @@ export async function ask(asked: HttpRequest): Promise<Dispatcher.ResponseData> 
   }
 }
 
-function redirected(from: URL, location: string, what: string): URL {
+/** @throws InvalidImage for a redirect that isn't followed */
+export function redirected(from: URL, location: string, what: string): URL {
   const to = URL.canParse(location, from.href) ? new URL(location, from) : undefined;
   if (!to || !(to.protocol === "https:" || (from.protocol === "http:" && to.origin === from.origin))) {
     throw new InvalidImage(
@@ -78,7 +85,8 @@ function redirected(from: URL, location: string, what: string): URL {
   return to;
 }
 
-async function askOnce({ method, url, headers, signal, limits, what }: HttpRequest): Promise<Dispatcher.ResponseData> {
+async function askOnce(asked: HttpRequest, isAgain = false): Promise<Dispatcher.ResponseData> {
+  const { method, url, headers, signal, limits, what } = asked;
   try {
     return await request(url, {
       method,
@@ -88,9 +96,15 @@ async function askOnce({ method, url, headers, signal, limits, what }: HttpReque
       ...(signal && { signal }),
     });
   } catch (error) {
+    // A server may close a connection that has been idle just when it is used again.
+    if (!isAgain && CLOSED.includes((error as NodeJS.ErrnoException).code ?? "")) {
+      return askOnce(asked, true);
+    }
     throw broken(error, url, what);
   }
 }
+
+const CLOSED = ["UND_ERR_SOCKET", "ECONNRESET", "EPIPE"];
 
 /** What this machine's own disk fails with. */
 const OWN_FAILURES = ["ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO"];

@@ -16,14 +16,13 @@ import { checkName, MOST_TEXT, type Store, type StoredFile } from "./store";
 
 /** A preview asks for the same text several times; what is older might be out of date. */
 const KEPT_MS = 5_000;
-const CONNECTIONS = 6;
+/** At a time, to all repositories. */
+const connections = pLimit(6);
 
 const texts = new Map<string, { readonly at: number; readonly text: Promise<string | undefined> }>();
 
 /** A repository behind a base URL. Nothing beside or above it is asked for. */
 export class HttpStore implements Store {
-  private readonly connections = pLimit(CONNECTIONS);
-
   private constructor(
     private readonly base: URL,
     private readonly limits: HttpLimits,
@@ -65,7 +64,7 @@ export class HttpStore implements Store {
     if (known && Date.now() - known.at < KEPT_MS) {
       return known.text;
     }
-    const text = this.connections(() => this.fetchText(url, what));
+    const text = connections(() => this.fetchText(url, what));
     texts.set(url.href, { at: Date.now(), text });
     text.catch(() => texts.delete(url.href));
     return text;
@@ -73,7 +72,7 @@ export class HttpStore implements Store {
 
   async look(path: string, what: string): Promise<StoredFile> {
     const url = this.urlOf(path, what);
-    const answer = await this.connections(() => ask({ method: "HEAD", url, limits: this.limits, what }));
+    const answer = await connections(() => ask({ method: "HEAD", url, limits: this.limits, what }));
     discard(answer);
     const name = posix.basename(path);
     if (answer.statusCode === 405 || answer.statusCode === 501) {

@@ -2,7 +2,7 @@ import { rmSync } from "node:fs";
 import { chmod, lstat, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import type { Progress, Shape } from "../drivers/driver";
-import { InvalidImage, Locked, SiteFailure } from "../drivers/errors";
+import { InvalidImage, Locked, NotFound, SiteFailure } from "../drivers/errors";
 import { reporting } from "../drivers/transfer";
 import { holdLock } from "../file-lock";
 import { DEFAULT_DIALECT } from "../vc-out/vc-out";
@@ -116,6 +116,9 @@ async function formerPath(into: string, { vcName, isReplacing }: Packing): Promi
 /** What reads the network inside the disks. @throws InvalidImage for disks that can't be run */
 async function examined({ frontend, compute = frontend }: Packing) {
   const told = async (file: string) => {
+    await stat(file).catch((error: NodeJS.ErrnoException) => {
+      throw new NotFound(`disk ${file}`, `can't be read (${error.code})`, "Name a RAW disk's file");
+    });
     const { reads = "vc-out.xml", vcOutDialect = DEFAULT_DIALECT } = await examineDisk(resolve(file));
     return { reads, ...(reads === "vc-out.xml" && { vcOutDialect }) };
   };

@@ -381,8 +381,11 @@ function refusedChanges(old: VirtualClusterInputs, inputs: VirtualClusterInputs)
   );
 }
 
-/** @throws InvalidImage for a disk that its image doesn't fit on, as far as the repository tells its size */
-function refuseSmallDisks(wish: Args, { vcName, frontend, compute }: FoundImage): void {
+/** @throws InvalidImage for a disk that its image doesn't fit on, as far as its size is known: unpacking tells in any case */
+function refuseSmallDisks(
+  wish: Pick<VirtualClusterInputs, "diskSize" | "frontend">,
+  { vcName, frontend, compute }: Pick<FoundImage | ImageRecord, "vcName" | "frontend" | "compute">,
+): void {
   const disks = [
     { property: "diskSize", wished: wish.diskSize, size: compute.size },
     { property: "frontend.diskSize", wished: wish.frontend.diskSize, size: frontend.size },
@@ -452,9 +455,11 @@ async function imageFor(
   return { ...imageRecord, compute, computeVcName: inputs.image };
 }
 
-async function imageOf({ repository, image }: VirtualClusterInputs, progress: Progress): Promise<ImageRecord> {
-  const local = await fetchImage(await findImage(repository, image), progress);
-  return (await prepareImage(local, progress)).record;
+async function imageOf(inputs: VirtualClusterInputs, progress: Progress): Promise<ImageRecord> {
+  const local = await fetchImage(await findImage(inputs.repository, inputs.image), progress);
+  const { record } = await prepareImage(local, progress);
+  refuseSmallDisks(inputs, record);
+  return record;
 }
 
 /** Computes first: what they have open on the frontend is closed while it still answers. */
