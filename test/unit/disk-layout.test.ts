@@ -462,6 +462,22 @@ describe("what a disk's bytes say", function () {
       await sparse(at("empty"), 15 * 1024 ** 4);
       expect(await refusal(at("empty"))).to.match(/no partition table/);
     });
+
+    it("is refused with 7 EiB, which file systems in memory hold", async function () {
+      const file = `/dev/shm/virtual-cluster-test-${process.pid}`;
+      const isMade = await run("truncate", ["-s", "7E", file]).then(
+        () => true,
+        () => false,
+      );
+      try {
+        if (!isMade) {
+          this.skip();
+        }
+        expect(await refusal(file)).to.match(/has 8\d+ bytes/);
+      } finally {
+        await rm(file, { force: true });
+      }
+    });
   });
 
   async function luks(file: string, version: "luks1" | "luks2"): Promise<void> {

@@ -3,8 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { main } from "../../provider/src/cli/vc";
+import { InvalidImage } from "../../provider/src/drivers/errors";
 import { withBytes } from "../../provider/src/images/bytes";
-import { layoutOf } from "../../provider/src/images/disk";
+import { examineDisk, layoutOf } from "../../provider/src/images/disk";
 import { readInitramfs } from "../../provider/src/images/initramfs";
 import { checkImage, type Report, RULES } from "../../provider/src/images/standard/check";
 import { LAYOUT_RULES } from "../../provider/src/images/standard/layout";
@@ -185,6 +186,7 @@ describe("vc image check", function () {
     ],
     "has a machine id": ["info machine-id", { "etc/machine-id": `${"0123456789abcdef".repeat(2)}\n` }],
     "has an initramfs that can't be looked into": ["info initramfs-readable", { [INITRD]: "garbage" }],
+    "has an initramfs that leads nowhere": ["info initramfs-readable", { [INITRD]: "→ nowhere" }],
   };
   for (const [what, [expected, files, words]] of Object.entries(trees)) {
     it(`says that an image ${what}`, async () => {
@@ -265,8 +267,10 @@ describe("vc image check", function () {
       await run("mkfs.xfs", ["-q", at("xfs")]);
       await run("dd", [`if=${at("xfs")}`, `of=${file}`, "bs=1M", "seek=1", "conv=sparse,notrunc", "status=none"]);
     });
-    expect(found(report)).to.deep.equal(["error readable"]);
+    expect(found(report)).to.deep.equal(["warning looked-into"]);
     expect(JSON.stringify(report)).to.match(/libguestfs|has no folder at all/);
+    expect(report.conformant).to.equal(true);
+    expect(await examineDisk(at("disk.raw")).catch((error: unknown) => error)).to.be.instanceOf(InvalidImage);
   });
 
   describe("with something hostile inside", () => {

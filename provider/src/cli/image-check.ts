@@ -119,6 +119,10 @@ function partText({ about, file, facts, findings, holds, notLookedAt }: Part): s
     `${about}: ${file}`,
     ...(facts.length > 0 ? [`  ${facts.join("; ")}`] : []),
     ...lines,
-    `  ${holds.length} rules hold${notLookedAt.length > 0 ? `; not looked at: ${notLookedAt.join(", ")}` : ""}`,
+    `  ${holds.length} rules hold${notLookedAt.length > 0 ? `; not looked at: ${inShort(notLookedAt)}` : ""}`,
   ].join("\n");
+}
+
+function inShort(names: readonly string[]): string {
+  return names.length > 8 ? `${names.length} more` : names.join(", ");
 }

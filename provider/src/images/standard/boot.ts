@@ -169,9 +169,8 @@ async function lookInto({ boot, root }: RootFacts): Promise<[path: string, Initr
   const seen: [path: string, Initramfs][] = [];
   for (const path of new Set(files)) {
     const image = await root.readBytes(path, MOST_INITRAMFS);
-    if (image.length > 0) {
-      seen.push([path, await readInitramfs(image)]);
-    }
+    const nothing: Initramfs = { modules: new Set(), kernels: new Set(), problem: "it isn't there, or is empty" };
+    seen.push([path, image.length > 0 ? await readInitramfs(image) : nothing]);
   }
   return seen;
 }

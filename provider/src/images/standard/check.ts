@@ -16,11 +16,19 @@ import { SYSTEM_RULES } from "./system";
 
 const MIB = 1024 * 1024;
 
-/** What an exception stands for. */
+/** Found out by trying: what fails then stands for it. */
 const READABLE: Rule<never> = {
   id: "readable",
   level: "error",
   asks: "The disk is a file that can be read, and so is the file system of its root.",
+  find: () => [],
+};
+
+/** Likewise, for a file system that can be run from and not be read here. */
+const LOOKED_INTO: Rule<never> = {
+  id: "looked-into",
+  level: "warning",
+  asks: "The root file system can be looked into: ext2, ext3 and ext4 can, XFS and btrfs only where libguestfs is installed.",
   find: () => [],
 };
 
@@ -29,7 +37,7 @@ const ROOT_RULES = [...SYSTEM_RULES, ...BOOT_RULES, ...NETWORK_RULES, ...IDENTIT
 /** All of them, by what they are about. */
 export const RULES: Readonly<Record<string, ReadonlyArray<Pick<Rule<never>, "id" | "level" | "asks">>>> = {
   "the vc-in.xml": DESCRIPTION_RULES,
-  "the disk": [READABLE, ...LAYOUT_RULES],
+  "the disk": [READABLE, ...LAYOUT_RULES, LOOKED_INTO],
   "the system in it": SYSTEM_RULES,
   "how it starts": BOOT_RULES,
   "its network": NETWORK_RULES,
@@ -105,7 +113,7 @@ async function checkDisk(about: Part["about"], file: string): Promise<Part> {
       return { about, file, facts: [...layoutFacts(layout), ...inside.facts], ...joined([outside, inside]) };
     });
   } catch (error) {
-    return { about, file, facts: [], ...unreadable(error, [...LAYOUT_RULES, ...ROOT_RULES]) };
+    return { about, file, facts: [], ...unreadable(error, READABLE, [...LAYOUT_RULES, ...ROOT_RULES]) };
   }
 }
 
@@ -119,7 +127,7 @@ async function checkRoot(file: string, disk: Bytes, layout: DiskLayout): Promise
     const facts = await withRoot(file, place, (root) => rootFacts(disk, layout, root));
     return { facts: systemFacts(facts), ...(await ask(ROOT_RULES, facts)) };
   } catch (error) {
-    return { facts: [], ...unreadable(error, ROOT_RULES) };
+    return { facts: [], ...unreadable(error, place.kind === "ext" ? READABLE : LOOKED_INTO, ROOT_RULES) };
   }
 }
 
@@ -137,11 +145,14 @@ async function ask<Subject>(rules: readonly Rule<Subject>[], subject: Subject): 
   };
 }
 
-function unreadable(error: unknown, rules: ReadonlyArray<Pick<Rule<never>, "id">>): Answers {
+function unreadable(
+  error: unknown,
+  { id, level }: Rule<never>,
+  rules: ReadonlyArray<Pick<Rule<never>, "id">>,
+): Answers {
   if (!(error instanceof InvalidImage)) {
     throw error;
   }
-  const { id, level } = READABLE;
   return {
     findings: [{ rule: id, level, found: error.detail, fix: error.hint }],
     holds: [],
