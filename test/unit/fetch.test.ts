@@ -222,9 +222,10 @@ describe("fetching an image from a folder", () => {
     await images.put(vcIn({ disk: "d.gz" }), { "d.gz": PACKED });
     await writeFile(
       join(images.repository, "vcdb.txt"),
-      "\ufffd\0\0\n,,\n,x\ndemo\na,b,c\n#demo,no/vc-in.xml\ndemo,demo/vc-in.xml\r\n",
+      "\ufffd\0\0\n,,\n,x\ndemo\na,b,c\nde\u001b[2Jmo,x\n#demo,no/vc-in.xml\ndemo,demo/vc-in.xml\r\n",
     );
     expect((await findImage(images.repository, "demo")).frontend.name).to.equal("d.gz");
+    expect((await failure(findImage(images.repository, "x"))).message).to.match(/Known there: demo\.$/);
     await writeFile(join(images.repository, "vcdb.txt"), "demo,demo/vc\u0007-in.xml\n");
     expect(await failure(findImage(images.repository, "demo"))).to.be.instanceOf(InvalidImage);
   });

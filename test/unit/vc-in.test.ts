@@ -109,6 +109,7 @@ describe("a vc-in.xml", () => {
       vcIn({}, { beside: "<boot_dependency><wait type='moon' value='1'/></boot_dependency>" }),
       /compute's boot_dependency\/wait is "1" of type "moon"/,
     ],
+    "what moves a terminal's cursor": [vcIn({ domain: "<vcpu>\u001b[2J</vcpu>" }), /has control characters/],
     "a document type": [`<!DOCTYPE vc [<!ENTITY a "b">]>${vcIn()}`, /document type or entities/],
     "elements within elements without end": [`${"<a>".repeat(50_000)}${"</a>".repeat(50_000)}`, /./],
     "parts within parts without end": [vcIn({ beside: `${"<a>".repeat(20_000)}${"</a>".repeat(20_000)}` }), /./],

@@ -205,12 +205,16 @@ function storeOf(repository: string, limits?: HttpLimits): Store {
     : new FolderStore(resolve(repository.replace(/^~(?=\/|$)/, homedir())));
 }
 
-/** `NAME,PATH` lines; blank ones and those without exactly one comma are passed over, as pragma_boot did. */
+/**
+ * `NAME,PATH` lines; blank ones and those without exactly one comma are passed over, as pragma_boot did, and so are names
+ * with control characters, which reach terminals.
+ */
 export function parseVcdb(text: string): Map<string, string> {
   const names = new Map<string, string>();
   for (const line of text.split(/\r?\n/)) {
     const [name, path, ...more] = line.split(",").map((part) => part.trim());
-    if (name && path && more.length === 0 && !name.startsWith("#")) {
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+    if (name && path && more.length === 0 && !/^#|[\x00-\x1f\x7f-\x9f]/.test(name)) {
       names.set(name, path);
     }
   }

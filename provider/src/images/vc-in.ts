@@ -76,6 +76,11 @@ class Reader {
   }
 
   private parse(text: string): XmlElement {
+    // Messages quote what is in it.
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+    if (/[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]/.test(text)) {
+      throw this.invalid("is not well-formed XML: it has control characters");
+    }
     try {
       return parseXml(text);
     } catch (error) {
