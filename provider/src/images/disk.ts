@@ -67,11 +67,7 @@ export async function withDisk<T>(file: string, use: (disk: OpenDisk) => Promise
     const place = rootPlace(layout);
     if (!place) {
       await refuseUnrunnable(file, layout);
-      throw new InvalidImage(
-        `disk ${file}`,
-        "has no root file system",
-        "The standard wants one in its first partition",
-      );
+      throw new InvalidImage(`disk ${file}`, "its first partition holds no root file system", "Copy one into it");
     }
     return withRoot(file, place, (root) => use({ file, bytes, layout, place, root }));
   });
