@@ -2,8 +2,8 @@
 // `npm run image:slurm [-- REPOSITORY]`: builds the image "slurm" into a repository, by default the one that the
 // quickstart keeps its images in.
 import { fileURLToPath } from "node:url";
+import { buildDebianImage } from "@virtual-cluster/provider/dist/building/debian-image.js";
 import { home } from "@virtual-cluster/provider/dist/home.js";
-import { buildDebianImage } from "@virtual-cluster/provider/dist/images/debian-image.js";
 
 const SLURM = {
   vcName: "slurm",

@@ -1,6 +1,6 @@
 import { join } from "node:path";
+import { buildDebianImage, type DebianRecipe } from "../../provider/src/building/debian-image";
 import { home } from "../../provider/src/home";
-import { buildDebianImage, type DebianRecipe } from "../../provider/src/images/debian-image";
 
 /** What every machine here needs that starts as Debian's do. */
 const SYSTEMD = [

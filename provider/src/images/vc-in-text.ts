@@ -19,9 +19,7 @@ export function vcInText(vcName: string, frontend: DescribedNode, compute: Descr
 <vc version="0.1">
   <virtualization engine="kvm" type="hvm" arch="x86_64"/>
   <driver>rocks6_client</driver>
-  <files>${disks.map((disk) => fileElement(disk, "    ")).join("")}
-  </files>
-  <frontend>${fileElement(frontend.disk, "    ")}
+${disks.every(isPlain) ? "" : `  <files>${disks.map((disk) => fileElement(disk, "    ")).join("")}\n  </files>\n`}  <frontend>${fileElement(frontend.disk, "    ")}
     ${domain(`${vcName}-frontend`, frontend, ["private", "public"])}
   </frontend>
   <compute>
@@ -46,7 +44,16 @@ export function vcInText(vcName: string, frontend: DescribedNode, compute: Descr
 `;
 }
 
-function fileElement({ name, parts, isGzip }: PackedDisk, indent: string): string {
+/** A RAW disk as it is: the domain alone says where. */
+function isPlain({ name, parts, isGzip }: PackedDisk): boolean {
+  return !isGzip && parts.length === 1 && parts[0] === name;
+}
+
+function fileElement(disk: PackedDisk, indent: string): string {
+  if (isPlain(disk)) {
+    return "";
+  }
+  const { name, parts, isGzip } = disk;
   const type = isGzip && parts.length === 1 && parts[0] === `${name}.gz` ? "gzip" : "splited_gzip";
   const lines = parts.map((part) => `${indent}  <part>${part}</part>`);
   return [`\n${indent}<file type="${type}" filename="${name}">`, ...lines, `${indent}</file>`].join("\n");

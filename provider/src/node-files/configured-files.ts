@@ -2,7 +2,7 @@ import { lstat, mkdir, readdir, readFile, readlink, symlink, writeFile } from "n
 import { dirname, join } from "node:path";
 import { execa } from "execa";
 import { SiteFailure } from "../drivers/errors";
-import { GUEST_FOLDER } from "../images/debian-image";
+import { GUEST_FOLDER } from "../guest-folder";
 import type { GuestEntry, GuestFileSystem } from "../images/file-system";
 import type { GuestChange, GuestFile, GuestLink } from "../images/inject";
 import { inTemporaryFolder } from "../temporary-folder";

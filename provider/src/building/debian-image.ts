@@ -1,10 +1,13 @@
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { access, chmod, link, mkdir, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { createInterface } from "node:readline";
 import { execa } from "execa";
-import { bootSector, installBootLoader } from "./boot-loader";
+import { GUEST_FOLDER } from "../guest-folder";
+import { bootSector, installBootLoader } from "../images/boot-loader";
+import { hashOf } from "../images/digests";
+import { listImage } from "../images/repository-folder";
+import { vcInText } from "../images/vc-in-text";
 
 /** What an image is made of. */
 export interface DebianRecipe {
@@ -41,9 +44,6 @@ interface Manifest {
 
 const FRONTEND_DISK = "frontend.raw";
 const COMPUTE_DISK = "compute.raw";
-
-/** `guest/` of this package, seen from `src/images/` and from `dist/images/` alike. */
-export const GUEST_FOLDER = join(__dirname, "..", "..", "guest");
 
 const MAKE_DISK = join(GUEST_FOLDER, "image", "make-disk");
 
@@ -101,14 +101,14 @@ export async function buildDebianImage(recipe: DebianRecipe, { folder, progress 
     await installBootLoader(disk);
     await link(disk, join(workspace, COMPUTE_DISK));
     await writeFile(join(workspace, "vc-in.xml"), vcIn(vcName));
-    const content = await fileDigest(disk);
+    const content = await hashOf(disk);
     const manifest: Manifest = { recipe: digest, disks: { [FRONTEND_DISK]: content, [COMPUTE_DISK]: content } };
     await writeFile(join(workspace, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
     // A new temporary folder is its maker's alone, but the site's processes read the disks.
     await chmod(workspace, 0o755);
     await rm(target, { recursive: true, force: true });
     await rename(workspace, target);
-    await list(folder, vcName);
+    await listImage(folder, vcName, `${vcName}/vc-in.xml`);
     tell(`ready in ${target}`);
   } finally {
     await rm(workspace, { recursive: true, force: true });
@@ -126,15 +126,6 @@ async function isBuilt(target: string, recipe: string): Promise<boolean> {
   } catch {
     return false;
   }
-}
-
-/** Adds an image to its repository's list. */
-async function list(folder: string, vcName: string): Promise<void> {
-  const file = join(folder, "vcdb.txt");
-  const present = await readFile(file, "utf8").catch(() => "");
-  const others = present.split("\n").filter((line) => line !== "" && !line.startsWith(`${vcName},`));
-  await writeFile(`${file}.new`, [...others, `${vcName},${vcName}/vc-in.xml`, ""].join("\n"));
-  await rename(`${file}.new`, file);
 }
 
 async function recipeDigest({ vcName, packages, customize, diskSize }: DebianRecipe): Promise<string> {
@@ -246,66 +237,8 @@ function asRoot(command: readonly string[]): [file: string, args: string[]] {
   return [file, args];
 }
 
-async function fileDigest(path: string): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk);
-  return hash.digest("hex");
-}
-
 function vcIn(vcName: string): string {
-  return `<?xml version="1.0"?>
-<vc version="0.1">
-  <virtualization engine="kvm" type="hvm" arch="x86_64"/>
-  <driver>rocks6_client</driver>
-  <frontend>
-    ${domain(`${vcName}-frontend`, FRONTEND_DISK, ["private", "public"])}
-  </frontend>
-  <compute>
-    <boot_dependency parent="frontend">
-      <wait type="clock" value="0"/>
-    </boot_dependency>
-    ${domain(`${vcName}-compute`, COMPUTE_DISK, ["private"])}
-  </compute>
-  <networks>
-    <network name="private">
-      <ipaddress>10.1.1.1</ipaddress>
-      <netmask>255.255.0.0</netmask>
-    </network>
-    <frontend>
-      <public>eth1</public>
-    </frontend>
-  </networks>
-</vc>
-`;
-}
-
-/** libvirt's domain XML, as the standard wants it: it describes the machine that the image was made for. */
-function domain(name: string, disk: string, networks: readonly string[]): string {
-  const interfaces = networks.map(
-    (network) => `
-        <interface type="network">
-          <source network="${network}"/>
-          <model type="virtio"/>
-        </interface>`,
-  );
-  return `<domain type="kvm">
-      <name>${name}</name>
-      <memory unit="KiB">262144</memory>
-      <vcpu>1</vcpu>
-      <os>
-        <type arch="x86_64">hvm</type>
-        <boot dev="hd"/>
-      </os>
-      <features>
-        <acpi/>
-      </features>
-      <devices>
-        <disk type="file" device="disk">
-          <driver name="qemu" type="raw"/>
-          <source file="${disk}"/>
-          <target dev="vda" bus="virtio"/>
-        </disk>${interfaces.join("")}
-        <console type="pty"/>
-      </devices>
-    </domain>`;
+  const shape = { cpus: 1, memory: 256 };
+  const node = (name: string) => ({ disk: { name, parts: [name], isGzip: false }, shape });
+  return vcInText(vcName, node(FRONTEND_DISK), node(COMPUTE_DISK));
 }

@@ -1,5 +1,6 @@
 import { join } from "node:path";
-import { buildDebianImage, type DebianRecipe, GUEST_FOLDER, type ImageBuildOptions } from "./debian-image";
+import { GUEST_FOLDER } from "../guest-folder";
+import { buildDebianImage, type DebianRecipe, type ImageBuildOptions } from "./debian-image";
 
 /** Few processes and little to read: its machines may run emulated. */
 const DEMO: DebianRecipe = {
