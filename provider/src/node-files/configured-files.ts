@@ -62,24 +62,12 @@ export async function whatGuestWrites(
   present: readonly (GuestFile | GuestLink)[],
   cards: readonly Card[],
 ): Promise<readonly GuestChange[]> {
-  return inTemporaryFolder(async (folder) => {
-    // Of two with the same path, as only a damaged folder has, one.
-    for (const change of new Map(present.map((one) => [one.path, one])).values()) {
-      const path = join(folder, change.path);
-      await mkdir(dirname(path), { recursive: true });
-      await ("target" in change
-        ? symlink(change.target, path)
-        : writeFile(path, change.content, { mode: change.mode }));
-    }
+  return changesOf(present, async (folder) => {
     for (const { name, mac } of cards) {
       await mkdir(join(folder, "sys", "class", "net", name), { recursive: true });
       await writeFile(join(folder, "sys", "class", "net", name, "address"), `${mac}\n`);
     }
-    for (const needed of ["tmp", join("usr", "sbin")]) {
-      await mkdir(join(folder, needed), { recursive: true });
-    }
-    const before = await contentOf(folder);
-    await execa("sh", [join(GUEST_FOLDER, "install"), folder], { timeout: 60_000 });
+    await install(folder);
     const { exitCode } = await execa("sh", [join(GUEST_FOLDER, "vc-guest"), "apply"], {
       env: { VC_ROOT: folder, VC_LIB: GUEST_FOLDER, VC_DRY_RUN: "1" },
       reject: false,
@@ -92,6 +80,37 @@ export async function whatGuestWrites(
         said.trim() || `vc-guest exited with ${exitCode}`,
       );
     }
+  });
+}
+
+/** What it takes that the guest program is in a root file system, and started there. */
+export async function whatInstallWrites(root: GuestFileSystem): Promise<readonly GuestChange[]> {
+  return changesOf(await names(root), install);
+}
+
+async function install(tree: string): Promise<void> {
+  await execa("sh", [join(GUEST_FOLDER, "install"), tree], { timeout: 60_000 });
+}
+
+/** What `work` changes in a tree with these files. */
+async function changesOf(
+  present: readonly (GuestFile | GuestLink)[],
+  work: (tree: string) => Promise<void>,
+): Promise<readonly GuestChange[]> {
+  return inTemporaryFolder(async (folder) => {
+    // Of two with the same path, as only a damaged folder has, one.
+    for (const change of new Map(present.map((one) => [one.path, one])).values()) {
+      const path = join(folder, change.path);
+      await mkdir(dirname(path), { recursive: true });
+      await ("target" in change
+        ? symlink(change.target, path)
+        : writeFile(path, change.content, { mode: change.mode }));
+    }
+    for (const needed of ["etc", "tmp", join("usr", "sbin")]) {
+      await mkdir(join(folder, needed), { recursive: true });
+    }
+    const before = await contentOf(folder);
+    await work(folder);
     return changesBetween(before, await contentOf(folder));
   });
 }

@@ -1,0 +1,144 @@
+import { open, rename, stat, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { execa } from "execa";
+import type { Progress, Shape } from "../drivers/driver";
+import { InvalidImage } from "../drivers/errors";
+import { installBootLoader } from "../images/boot-loader";
+import { withBytes } from "../images/bytes";
+import { containerOf } from "../images/container";
+import { hashOf } from "../images/digests";
+import { examineDisk, withDisk } from "../images/disk";
+import type { GuestFileSystem } from "../images/file-system";
+import { findFixes } from "../images/fixes/fixes";
+import { type GuestChange, inject } from "../images/inject";
+import { FORMAT_VERSION } from "../images/manifest";
+import { addToRepository, type NewImage } from "../images/repository-folder";
+import { vcInText } from "../images/vc-in-text";
+import { whatInstallWrites } from "../node-files/configured-files";
+
+const DISK = "disk.raw";
+/** More than any image has; what a header says is no promise. Bytes. */
+const MOST_BYTES = 256 * 1024 ** 3;
+const CONVERT_LIMIT_MS = 3600_000;
+
+/** Where the makers of disks leave what only one machine may have. */
+const OF_ONE_MACHINE = {
+  folder: "/etc/ssh",
+  names: /^ssh_host_.*key(\.pub)?$/,
+  files: ["/etc/udev/rules.d/70-persistent-net.rules", "/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed"],
+};
+const MACHINE_ID = "/etc/machine-id";
+const CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled";
+
+export interface Conversion extends NewImage {
+  /** A disk that a virtual machine starts from: RAW, or qcow2 without a backing file. */
+  readonly from: string;
+  /** MiB; default: the disk's. */
+  readonly diskSize?: number;
+  readonly shape: Shape;
+}
+
+/**
+ * Turns a virtual machine's disk into an image, for frontend and computes alike: with the guest program, without what only
+ * one machine may have, and with what would keep it from running put right. The disk itself is only read.
+ * @returns the image's folder
+ * @throws InvalidImage for a disk that can't be run, SiteFailure, Locked
+ */
+export async function convertImage(conversion: Conversion, progress: Progress): Promise<string> {
+  const { vcName, from, diskSize, shape } = conversion;
+  const tell = (line: string) => progress(`image ${vcName}: ${line}`);
+  return addToRepository(conversion, progress, async (folder) => {
+    const disk = join(folder, DISK);
+    tell(`copying ${from}`);
+    await copyRaw(from, disk);
+    const { size } = await stat(disk);
+    const grows = diskSize !== undefined && diskSize * 1024 * 1024 > size;
+    if (diskSize !== undefined && diskSize * 1024 * 1024 < size) {
+      throw new InvalidImage(`disk ${from}`, `has ${Math.ceil(size / 1024 / 1024)} MiB`, "A disk can only grow");
+    }
+    if (grows) {
+      await truncate(disk, diskSize * 1024 * 1024);
+    }
+    await adapt(disk, grows, tell);
+    tell("working out its checksum");
+    const examined = await examineDisk(disk);
+    const content = { size: examined.size, sha256: await hashOf(disk) };
+    const manifest = { formatVersion: FORMAT_VERSION, disks: { [DISK]: content }, files: { [DISK]: content } };
+    const node = { disk: { name: DISK, parts: [DISK], isGzip: false }, shape };
+    await writeFile(join(folder, "manifest.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
+    await writeFile(join(folder, "vc-in.xml"), vcInText(vcName, node, node));
+  });
+}
+
+/** By content and never by name; no other file is read, whatever the disk says. */
+async function copyRaw(from: string, to: string): Promise<void> {
+  const container = await withBytes(from, containerOf);
+  if (container && (container.name !== "qcow2" || container.reads)) {
+    const { name, reads, fix } = container;
+    const more = reads ? `, and has its ${reads.what} ${JSON.stringify(reads.name)}` : "";
+    throw new InvalidImage(
+      `disk ${from}`,
+      `is ${name}${more}`,
+      reads ? "Copy it into one file: qemu-img convert -O raw, where all of them are yours" : fix,
+    );
+  }
+  if (!container) {
+    await execa("cp", ["--sparse=always", "--reflink=auto", from, to]);
+    return;
+  }
+  const size = await qcow2Size(from);
+  if (size > MOST_BYTES) {
+    throw new InvalidImage(`disk ${from}`, `says that it has ${size} bytes`, "An image has at most 256 GiB");
+  }
+  const image = { driver: "qcow2", file: { driver: "file", filename: from }, backing: null };
+  await execa("qemu-img", ["convert", "-q", "-O", "raw", `json:${JSON.stringify(image)}`, `${to}.part`], {
+    timeout: CONVERT_LIMIT_MS,
+  });
+  await rename(`${to}.part`, to);
+}
+
+/** Of the disk inside, bytes (its place in the header: the format's own specification). */
+async function qcow2Size(file: string): Promise<bigint> {
+  const handle = await open(file, "r");
+  try {
+    const header = Buffer.alloc(32);
+    await handle.read(header, 0, header.length, 0);
+    return header.readBigUInt64BE(24);
+  } finally {
+    await handle.close();
+  }
+}
+
+async function adapt(disk: string, grows: boolean, tell: Progress): Promise<void> {
+  const { fixes, changes } = await withDisk(disk, async (opened) => ({
+    fixes: await findFixes(opened),
+    changes: [...(await withoutOneMachine(opened.root)), ...(await whatInstallWrites(opened.root))],
+  }));
+  if (fixes.hopeless !== undefined) {
+    throw new InvalidImage(
+      `disk ${disk}`,
+      `has no boot loader in its first sector, and none can be put there: ${fixes.hopeless}`,
+      "Install one (GRUB for BIOS) into it",
+    );
+  }
+  for (const line of [...fixes.said, "vc-guest is installed, which configures machines from vc-out.xml"]) {
+    tell(line);
+  }
+  const all = [...fixes.changes, ...changes];
+  await inject({ file: disk }, { root: fixes.root, changes: async () => all, recovers: fixes.isDirty, grows });
+  if (fixes.bootLoader !== undefined) {
+    await installBootLoader(disk, fixes.bootLoader);
+  }
+}
+
+/** Each machine gets its own of these; and only one program may configure the network. */
+async function withoutOneMachine(root: GuestFileSystem): Promise<GuestChange[]> {
+  const keys = (await root.list(OF_ONE_MACHINE.folder)).filter(({ name }) => OF_ONE_MACHINE.names.test(name));
+  const named = await Promise.all(OF_ONE_MACHINE.files.map(async (path) => ((await root.has(path)) ? [path] : [])));
+  const removed = [...keys.map(({ name }) => `${OF_ONE_MACHINE.folder}/${name}`), ...named.flat()];
+  return [
+    ...removed.map((path) => ({ path, removed: true }) as const),
+    ...((await root.has(MACHINE_ID)) ? [{ path: MACHINE_ID, content: "", mode: 0o444 }] : []),
+    ...((await root.has("/etc/cloud")) ? [{ path: CLOUD_INIT_OFF, content: "", mode: 0o644 }] : []),
+  ];
+}
