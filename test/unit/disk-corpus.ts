@@ -41,15 +41,10 @@ export interface DiskOptions {
   /** What differs from the good tree. */
   readonly files?: Tree;
   readonly table?: "mbr" | "gpt";
-  /** Of mke2fs. */
-  readonly options?: readonly string[];
 }
 
 /** A disk that follows every rule, but for what is asked otherwise. It doesn't start: its kernel is no kernel. */
-export async function makeDisk(
-  file: string,
-  { files = {}, table = "mbr", options = [] }: DiskOptions = {},
-): Promise<string> {
+export async function makeDisk(file: string, { files = {}, table = "mbr" }: DiskOptions = {}): Promise<string> {
   const workspace = await mkdtemp(join(tmpdir(), "tree-"));
   try {
     await writeTree(workspace, { ...(await goodTree()), ...files });
@@ -60,12 +55,31 @@ export async function makeDisk(
     ]);
     await patch(file, 0, Buffer.alloc(440, 0x90));
     await run("mke2fs", [
-      ...["-q", "-F", "-t", "ext4", "-U", ROOT_UUID, "-L", "vc-root", "-d", workspace, ...options],
+      ...["-q", "-F", "-t", "ext4", "-U", ROOT_UUID, "-L", "vc-root", "-d", workspace],
       ...["-E", `offset=${ROOT_OFFSET}`, file, `${ROOT_BYTES / 1024}k`],
     ]);
     return file;
   } finally {
     await rm(workspace, { recursive: true });
+  }
+}
+
+/** The same with a btrfs root. */
+export async function makeBtrfsDisk(file: string): Promise<string> {
+  const workspace = await mkdtemp(join(tmpdir(), "tree-"));
+  const system = `${file}.btrfs`;
+  try {
+    await writeTree(workspace, await goodTree());
+    await sparse(system, 128 * MIB);
+    await run("mkfs.btrfs", ["-q", "-U", ROOT_UUID, "--rootdir", workspace, system]);
+    await sparse(file, 129 * MIB);
+    await partition(file, ["label: dos", "start=2048, type=83"]);
+    await patch(file, 0, Buffer.alloc(440, 0x90));
+    await run("dd", [`if=${system}`, `of=${file}`, "bs=1M", "seek=1", "conv=sparse,notrunc", "status=none"]);
+    return file;
+  } finally {
+    await rm(workspace, { recursive: true });
+    await rm(system, { force: true });
   }
 }
 

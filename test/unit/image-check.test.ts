@@ -1,4 +1,4 @@
-import { link, mkdir, mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
+import { copyFile, link, mkdir, mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
@@ -258,19 +258,27 @@ describe("vc image check", function () {
     expect(found(await check({}, recover))).to.deep.equal(["info clean-journal"]);
   });
 
-  it("says that a root of XFS can't be looked into here", async () => {
-    const report = await check({}, async (file) => {
-      await sparse(file, 402 * MIB);
-      await partition(file, ["label: dos", "start=2048, type=83"]);
-      await patch(file, 0, Buffer.alloc(440, 0x90));
-      await sparse(at("xfs"), 400 * MIB);
-      await run("mkfs.xfs", ["-q", at("xfs")]);
-      await run("dd", [`if=${at("xfs")}`, `of=${file}`, "bs=1M", "seek=1", "conv=sparse,notrunc", "status=none"]);
-    });
-    expect(found(report)).to.deep.equal(["warning looked-into"]);
-    expect(JSON.stringify(report)).to.match(/libguestfs|has no folder at all/);
-    expect(report.conformant).to.equal(true);
-    expect(await examineDisk(at("disk.raw")).catch((error: unknown) => error)).to.be.instanceOf(InvalidImage);
+  it("says that a root of XFS can't be looked into where libguestfs isn't, or doesn't work", async () => {
+    const path = process.env.PATH;
+    await mkdir(at("bin"));
+    await writeFile(at("bin/guestfish"), "#!/bin/sh\nexit 1\n", { mode: 0o755 });
+    process.env.PATH = `${at("bin")}:${path}`;
+    try {
+      const report = await check({}, async (file) => {
+        await sparse(file, 402 * MIB);
+        await partition(file, ["label: dos", "start=2048, type=83"]);
+        await patch(file, 0, Buffer.alloc(440, 0x90));
+        await sparse(at("xfs"), 400 * MIB);
+        await run("mkfs.xfs", ["-q", at("xfs")]);
+        await run("dd", [`if=${at("xfs")}`, `of=${file}`, "bs=1M", "seek=1", "conv=sparse,notrunc", "status=none"]);
+      });
+      expect(found(report)).to.deep.equal(["warning looked-into"]);
+      expect(JSON.stringify(report)).to.match(/libguestfs/);
+      expect(report.conformant).to.equal(true);
+      expect(await examineDisk(at("disk.raw")).catch((error: unknown) => error)).to.be.instanceOf(InvalidImage);
+    } finally {
+      process.env.PATH = path;
+    }
   });
 
   describe("with something hostile inside", () => {
@@ -428,6 +436,27 @@ describe("vc image check", function () {
       const file = join(repository, "demo", "vc-in.xml");
       await writeFile(file, vcIn(2, 1).replace("frontend.raw", "../../disk.raw"));
       expect(await vc(file)).to.include({ code: 1, out: "" });
+    });
+
+    it("fetches what is packed into the cache, and looks at that", async () => {
+      const homeBefore = process.env.VIRTUAL_CLUSTER_HOME;
+      process.env.VIRTUAL_CLUSTER_HOME = at("home");
+      try {
+        const folder = join(repository, "packed");
+        await mkdir(folder, { recursive: true });
+        await copyFile(join(repository, "demo", "frontend.raw"), join(folder, "disk.raw"));
+        await run("gzip", ["-1", join(folder, "disk.raw")]);
+        await writeFile(join(folder, "vc-in.xml"), vcIn(2, 1).replaceAll(/(frontend|compute)\.raw/g, "disk.raw.gz"));
+        const { code, out } = await vc(join(folder, "vc-in.xml"));
+        expect(code).to.equal(0);
+        expect(out).to.match(/\nfrontend and compute: .*\/home\/cache\/.*\n {2}RAW, 24 MiB/);
+      } finally {
+        if (homeBefore === undefined) {
+          delete process.env.VIRTUAL_CLUSTER_HOME;
+        } else {
+          process.env.VIRTUAL_CLUSTER_HOME = homeBefore;
+        }
+      }
     });
 
     it("exits with 2 when it is called wrongly", async () => {

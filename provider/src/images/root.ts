@@ -23,7 +23,8 @@ export async function withRoot<T>(
     return looking(new ExtFileSystem(file, offset));
   }
   await using root = await Guestfish.open({ file, name: "/dev/sda1", isReadOnly: true });
-  return looking(root);
+  // Awaited here: it is closed as soon as this returns.
+  return await looking(root);
 
   async function looking(root: GuestFileSystem): Promise<T> {
     const unchanged = new RememberedFileSystem(file, root);

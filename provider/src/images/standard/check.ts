@@ -124,8 +124,10 @@ async function checkRoot(file: string, disk: Bytes, layout: DiskLayout): Promise
     return { facts: [], findings: [], holds: [], notLookedAt: ROOT_RULES.map(({ id }) => id) };
   }
   try {
-    const facts = await withRoot(file, place, (root) => rootFacts(disk, layout, root));
-    return { facts: systemFacts(facts), ...(await ask(ROOT_RULES, facts)) };
+    return await withRoot(file, place, async (root) => {
+      const facts = await rootFacts(disk, layout, root);
+      return { facts: systemFacts(facts), ...(await ask(ROOT_RULES, facts)) };
+    });
   } catch (error) {
     return { facts: [], ...unreadable(error, place.kind === "ext" ? READABLE : LOOKED_INTO, ROOT_RULES) };
   }
