@@ -15,6 +15,7 @@ import { planCluster } from "../../provider/src/plan/plan";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import { computeVcOut, frontendVcOut } from "../../provider/src/vc-out/vc-out";
 import { writeVcOut } from "../../provider/src/vc-out/write";
+import { fetchImages } from "../stand-ins/opennebula/front-end";
 import { type StandInSite, standInSite } from "../stand-ins/opennebula/site";
 import { type Img, type Machine, type Net, VM } from "../stand-ins/opennebula/world";
 import { makeFakeDisk } from "./fake-guest";
@@ -48,7 +49,7 @@ describe("OpenNebula, with an image that reads no context disc", function () {
     await makeFakeDisk(disk, { virtio: true, heedsPowerButton: true, files: { "usr/bin/cloud-init": "" } });
     image = { ...(await examineDisk(disk)), digest: await digestOf(disk) };
     site = await standInSite();
-    fetchImages();
+    fetchImages(site.oned, folder);
     configureOneAuth(site.session);
     settings = {
       driver: "opennebula",
@@ -69,22 +70,6 @@ describe("OpenNebula, with an image that reads no context disc", function () {
     await site?.oned.stop();
     await rm(folder, { recursive: true });
   });
-
-  /** As a front-end does: what is registered is fetched before it is ready. */
-  function fetchImages(): void {
-    const finish = site.oned.finishImage.bind(site.oned);
-    site.oned.finishImage = (registered) => {
-      fetch(registered.path)
-        .then(async (response) => {
-          await writeFile(join(folder, registered.name), Buffer.from(await response.arrayBuffer()));
-          finish(registered);
-        })
-        .catch((error) => {
-          registered.state = 5;
-          registered.template.set("ERROR", [`Error copying image: ${error}`]);
-        });
-    };
-  }
 
   const images = () => site.oned.world.all<Img>("IMAGE");
   const machines = () => site.oned.world.all<Machine>("VM").filter(({ state }) => state !== VM.DONE);
