@@ -19,7 +19,7 @@ interface Outputs {
 
 describe("examples/two-sites with Pulumi at an OpenNebula", function () {
   this.timeout(240_000);
-  const path = process.env.PATH;
+  const { PATH: path, ONE_AUTH: auth } = process.env;
   let world: World;
   let site: StandInSite;
   /** All that any command has printed. */
@@ -46,7 +46,10 @@ describe("examples/two-sites with Pulumi at an OpenNebula", function () {
   });
 
   after(async () => {
-    process.env.PATH = path;
+    Object.assign(process.env, { PATH: path, ...(auth !== undefined && { ONE_AUTH: auth }) });
+    if (auth === undefined) {
+      delete process.env.ONE_AUTH;
+    }
     await site?.oned.stop();
     await world?.dispose();
   });
@@ -62,13 +65,16 @@ describe("examples/two-sites with Pulumi at an OpenNebula", function () {
   }
 
   /** The example with its user's own addresses. */
-  async function program(numCpus: number): Promise<void> {
+  async function program(numCpus: number, more = ""): Promise<void> {
     const text = await readFile(join(EXAMPLE, "index.ts"), "utf8");
     const edited = text
       .replace("https://one.example.org/RPC2", site.endpoint)
       .replace("http://me.example.org:8330", "http://127.0.0.1:0")
-      .replace("numCpus: 4", `numCpus: ${numCpus}`);
-    expect(edited).to.include(site.endpoint).and.to.include("127.0.0.1:0").and.to.include(`numCpus: ${numCpus},`);
+      .replace("numCpus: 4", `numCpus: ${numCpus}${more}`);
+    expect(edited)
+      .to.include(site.endpoint)
+      .and.to.include("127.0.0.1:0")
+      .and.to.include(`numCpus: ${numCpus}${more},`);
     await writeFile(join(world.project, "index.ts"), edited);
   }
 
@@ -130,7 +136,7 @@ describe("examples/two-sites with Pulumi at an OpenNebula", function () {
     const disc = () => Buffer.from(machine("frontend").context?.get("VC_OUT_XML_BASE64") ?? "", "base64").toString();
     expect(disc()).to.include('"compute-3"');
 
-    await program(2);
+    await program(2, ", retainDisks: true");
     await up();
     expect(names()).to.deep.equal(["compute-0", "frontend"]);
     expect(disc()).to.not.include('"compute-1"');
@@ -148,6 +154,19 @@ describe("examples/two-sites with Pulumi at an OpenNebula", function () {
     await pulumi("stack", "output", "--json", "--show-secrets");
     await pulumi("destroy", "--yes", "--skip-preview");
     expect(names()).to.deep.equal([]);
+    expect(site.oned.world.all<Img>("IMAGE").map(({ name }) => name)).to.deep.equal(["two-sites-one-demo-frontend"]);
+    const refused = await world.pulumi(["preview"], { reject: false });
+    expect(refused.all).to.include("kept when the cluster was destroyed (retainDisks)").and.include("adopt: true");
+    await writeFile(join(world.home, "one_auth"), `${site.user.name}:${TOKEN}`);
+    process.env.ONE_AUTH = join(world.home, "one_auth");
+    const settings = {
+      driver: "opennebula",
+      endpoint: site.endpoint,
+      privateTemplate: "vc-private",
+      datastore: "images",
+    };
+    const swept = await world.vc("sweep", "--yes", "--site", JSON.stringify(settings));
+    expect(swept.all).to.include("its frontend's disk was kept");
     expect(site.oned.world.all<Net>("NET").map(({ name }) => name)).to.deep.equal(["public"]);
     expect([...site.oned.world.all("IMAGE"), ...site.oned.world.all("TEMPLATE")]).to.deep.equal([]);
     expect(site.oned.world.all<Net>("NET")[0]?.ranges.flatMap(({ leases }) => [...leases])).to.deep.equal([]);

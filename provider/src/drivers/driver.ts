@@ -118,7 +118,7 @@ export interface Driver {
   shutdown(node: NodeRef, limits: StopLimits): Promise<void>;
 
   /** Takes the machine away with its disks and whatever else belongs to this node alone. Already gone is success. */
-  remove(node: NodeRef, limits: StopLimits): Promise<void>;
+  remove(node: NodeRef, options: RemoveOptions): Promise<void>;
 }
 
 /** What a driver and its site can do. */
@@ -158,7 +158,9 @@ export type Ability =
   /** Give the frontend an address of the user's choice. */
   | "publicIp"
   /** Write vc-out.xml in a dialect of the user's choice. */
-  | "vcOutDialect";
+  | "vcOutDialect"
+  /** Keep a frontend's disk, and the keys that are on it, when its cluster goes. */
+  | "retainDisks";
 
 export interface SiteDescription {
   readonly siteId: string;
@@ -222,6 +224,8 @@ export interface FoundCluster extends ClusterRef {
   readonly record?: ClusterRecord;
   /** Nodes that have a machine, sorted. */
   readonly machines: readonly string[];
+  /** Whether its frontend's disk is there without a machine. Absent: it isn't, or the site can't keep one. */
+  readonly hasKeptDisk?: true;
   readonly publicAddresses: readonly string[];
 }
 
@@ -336,6 +340,11 @@ export interface StopLimits {
   /** How long the guest may take to shut down by itself. */
   readonly graceSeconds: number;
   readonly progress?: Progress;
+}
+
+export interface RemoveOptions extends StopLimits {
+  /** Whether a frontend's disk stays for a later machine of the node. Default false; never asked of sites that lack it. */
+  readonly keepDisk?: boolean;
 }
 
 export type NodeState = "running" | "off" | "paused" | "crashed" | "unknown";

@@ -8,7 +8,9 @@ import type {
   Channel,
   ClusterKeys,
   ClusterRecord,
+  ClusterRef,
   Driver,
+  FoundCluster,
   ImageRecord,
   ObservedNode,
   Progress,
@@ -88,6 +90,7 @@ const args = z.strictObject({
   vcOutDialect: z.enum(DIALECTS, 'must be "A" or "B"').optional(),
   adopt: z.boolean().default(false),
   keepBaseImage: z.boolean().default(false),
+  retainDisks: z.boolean().default(false),
 });
 type Args = z.output<typeof args>;
 
@@ -147,6 +150,7 @@ export const VIRTUAL_CLUSTER_POLICIES: PolicyTable<VirtualClusterInputs> = {
   vcOutDialect: IN_PLACE,
   adopt: IN_PLACE,
   keepBaseImage: IN_PLACE,
+  retainDisks: IN_PLACE,
   site: refused("a cluster can't move", MAKE_ANOTHER),
   siteId: refused("a cluster can't move", MAKE_ANOTHER),
   plan: IN_PLACE,
@@ -351,10 +355,13 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     // Nodes delete their own machines. What is left was made by a create that was cut off before the state knew it.
     await Promise.all(
       ourNodes(await driver.read(record.name), record).map((node) =>
-        driver.remove({ cluster: record, node }, { graceSeconds: 0 }),
+        driver.remove(
+          { cluster: record, node },
+          { graceSeconds: 0, keepDisk: outs.retainDisks && node === "frontend" },
+        ),
       ),
     );
-    await driver.release(record, { keepBaseImage: outs.keepBaseImage });
+    await driver.release(record, { keepBaseImage: outs.keepBaseImage, keepDisks: outs.retainDisks });
   }
 }
 
@@ -500,6 +507,14 @@ async function plan(
       refuseOtherThanAdopted(wish, held);
     }
   }
+  if (!oldInputs && machines.size === 0 && driver.capabilities.lacks?.retainDisks === undefined) {
+    const found = await withinSeconds(DESCRIBE_LIMIT_SECONDS, driver.survey());
+    refuseKeptDisk(
+      wish,
+      mark,
+      found.find(({ name, hasKeptDisk }) => name === wish.name && hasKeptDisk),
+    );
+  }
   const known = proposals.withOthers(description, wish.name);
   const dealt = held?.plan ?? old;
   const { addresses, macs, reserves } = driver.capabilities;
@@ -541,6 +556,7 @@ function beyond(
     ["diskSize", "frontend.diskSize", wish.frontend.diskSize !== undefined],
     ["publicIp", "publicIp", wish.publicIp !== undefined && wish.publicIp !== held?.frontend.publicIp],
     ["vcOutDialect", "vcOutDialect", wish.vcOutDialect !== undefined],
+    ["retainDisks", "retainDisks", wish.retainDisks],
   ];
   return asked.flatMap(([ability, property, isAsked]) => {
     const lack = lacks[ability];
@@ -593,6 +609,26 @@ function refuseUnadopted(
       "Take it over with adopt: true; or, if it isn't needed any more, remove it with `npx vc sweep`",
     ).about("adopt");
   }
+}
+
+/** A disk that was kept is used again by who says so. */
+function refuseKeptDisk(
+  { name, adopt }: Pick<ClusterWish, "name"> & Pick<Args, "adopt">,
+  mark: ClusterRef["mark"],
+  kept: FoundCluster | undefined,
+): void {
+  if (!kept) {
+    return;
+  }
+  refuseForeign(`the frontend's disk of cluster ${name}`, kept.mark, { name, mark });
+  if (!adopt) {
+    throw new ForeignOwner(
+      `cluster ${name}`,
+      "its frontend's disk is at the site, kept when the cluster was destroyed (retainDisks)",
+      "Set adopt: true to run on it again; or, if nobody needs it any more, remove it with `npx vc sweep`",
+    ).about("adopt");
+  }
+  progressOf(name, "frontend")("runs on its disk again, which was kept when the cluster was destroyed");
 }
 
 /** A cluster that is taken over is taken as it is; after that it can be changed like any other. */

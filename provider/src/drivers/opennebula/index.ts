@@ -13,6 +13,7 @@ import type {
   ObservedNode,
   Progress,
   ReleaseOptions,
+  RemoveOptions,
   Shape,
   SiteDescription,
   StopLimits,
@@ -73,6 +74,11 @@ export class OpenNebulaDriver implements Driver {
       autostart: false,
       reserves: "running",
       parallelNodes: 8,
+      ...(this.settings.delivery === "image" && {
+        lacks: {
+          retainDisks: "nobody can write a new vc-out.xml into a disk that is kept, and no context disc brings one",
+        },
+      }),
     };
     const { endpoint = "" } = this.settings;
     this.client = new OneClient(endpoint);
@@ -194,8 +200,8 @@ export class OpenNebulaDriver implements Driver {
     return this.nodes.shutdown(node, limits);
   }
 
-  remove(node: NodeRef, limits: StopLimits): Promise<void> {
-    return this.nodes.remove(node, limits);
+  remove(node: NodeRef, options: RemoveOptions): Promise<void> {
+    return this.nodes.remove(node, options);
   }
 
   /** With its quotas as they are now. */
