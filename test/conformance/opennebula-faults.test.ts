@@ -75,6 +75,7 @@ describe("OpenNebula, when things go wrong", function () {
       devices: "virtio" as const,
       rootOffset: 1024 * 1024,
       takesContext: true as const,
+      reportsReady: true as const,
     });
     return {
       name,

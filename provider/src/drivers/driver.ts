@@ -33,6 +33,13 @@ export interface Driver {
   read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>>;
 
   /**
+   * What a preview should say of nodes of these images at this site, one sentence each, for people. Asks nobody. Absent where
+   * all images are alike to the site.
+   * @throws NotSupported for images that can't be run here as the site is set up
+   */
+  readonly foresee?: (images: ForeseenImages) => readonly string[];
+
+  /**
    * What of the cluster's own things, machines aside, isn't as `allocate` leaves it: one sentence each, for people.
    * `allocate` mends all of it.
    */
@@ -280,8 +287,21 @@ export interface DiskImage {
   readonly reads?: NetworkContract;
   /** Whether something inside takes its vc-out.xml from an OpenNebula context disc. */
   readonly takesContext?: true;
+  /** Whether something inside tells an OneGate that it is ready. */
+  readonly reportsReady?: true;
   /** In which its reader wants the vc-out.xml. Absent: in the default one. */
   readonly vcOutDialect?: Dialect;
+}
+
+/** What is known of a disk before it was read whole. */
+export type ExaminedDisk = Omit<DiskImage, "digest">;
+
+/** An image as a preview knows it, and what is asked of it. */
+export interface ForeseenImages {
+  readonly vcName: string;
+  readonly frontend: ExaminedDisk;
+  readonly compute: ExaminedDisk;
+  readonly retainDisks: boolean;
 }
 
 /**

@@ -1,5 +1,5 @@
 import { open, stat } from "node:fs/promises";
-import type { DiskImage } from "../drivers/driver";
+import type { ExaminedDisk } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
 import { ExtFileSystem, type GuestFileSystem } from "./file-system";
 import { findNetworkReader } from "./network-reader";
@@ -26,7 +26,7 @@ const MBR_GPT_PROTECTIVE = 0xee;
  * it needs. Reads a few sectors and, through debugfs, the kernels' module lists and what starts in it; nothing is mounted.
  * @throws InvalidImage with the reason
  */
-export async function examineDisk(file: string): Promise<Omit<DiskImage, "digest">> {
+export async function examineDisk(file: string): Promise<ExaminedDisk> {
   const invalid = (detail: string, hint = "") => new InvalidImage(`disk ${file}`, detail, hint);
   const found = await stat(file);
   if (!found.isFile()) {

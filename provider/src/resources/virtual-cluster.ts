@@ -21,6 +21,7 @@ import { connect, placeOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
+import { examineDisk } from "../images/disk";
 import { prepareImage } from "../images/prepare";
 import { findImage, type LocalImage } from "../images/repository";
 import { refuseBeyondLimits } from "../limits";
@@ -204,13 +205,10 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const { mark } = refOf({ ...wish, clusterName, owner });
     const old = Object.keys(olds).length > 1 ? (olds as unknown as VirtualClusterInputs) : undefined;
     const repository = wish.repository ?? home("images");
-    const [publicKey, , planned] = await Promise.all([
+    const [publicKey, image, planned] = await Promise.all([
       collect("publicKey", () => publicKeyFor(wish.publicKey, olds.publicKey)),
       // An existing cluster has its disks at the site: it needs its repository no more.
-      collect(
-        "image",
-        async () => old?.image === wish.image || refuseSmallDisks(wish, await findImage(repository, wish.image)),
-      ),
+      collect("image", async () => (old?.image === wish.image ? undefined : findFittingImage(repository, wish))),
       collect("site", () => plan({ ...wish, name: clusterName }, site, mark, old)),
     ]);
     if (planned) {
@@ -220,6 +218,9 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
           failureOf(error, "site"),
         ),
       );
+      if (image) {
+        await collect("image", () => announceImage(connect(site), clusterName, image, wish));
+      }
       if (!old) {
         announceSite(planned.capabilities, clusterName, planned.plan);
       }
@@ -387,8 +388,9 @@ function refusedChanges(old: VirtualClusterInputs, inputs: VirtualClusterInputs)
   );
 }
 
-/** @throws InvalidImage for a disk that its image doesn't fit on */
-async function refuseSmallDisks(wish: Args, image: LocalImage): Promise<void> {
+/** @throws NotFound; InvalidImage for a disk that its image doesn't fit on */
+async function findFittingImage(repository: string, wish: Args): Promise<LocalImage> {
+  const image = await findImage(repository, wish.image);
   const disks = [
     { property: "diskSize", wished: wish.diskSize, file: image.computeDisk },
     { property: "frontend.diskSize", wished: wish.frontend.diskSize, file: image.frontendDisk },
@@ -401,6 +403,24 @@ async function refuseSmallDisks(wish: Args, image: LocalImage): Promise<void> {
         `image ${image.vcName} has a disk of ${needed} MiB`,
         `Ask for at least that, or leave ${property} out`,
       ).about(property);
+    }
+  }
+  return image;
+}
+
+/** What this site makes of the image. What is wrong with the image itself `create` says, which reads all of it. */
+async function announceImage(
+  driver: Driver,
+  clusterName: string,
+  { vcName, frontendDisk, computeDisk }: LocalImage,
+  { retainDisks }: Args,
+): Promise<void> {
+  if (driver.foresee) {
+    const examined = Promise.all([examineDisk(frontendDisk), examineDisk(computeDisk)]);
+    const [frontend, compute] = await examined.catch(() => []);
+    const said = frontend && compute ? driver.foresee({ vcName, frontend, compute, retainDisks }) : [];
+    for (const line of said) {
+      progressOf(clusterName)(line);
     }
   }
 }

@@ -8,6 +8,7 @@ import type {
   ClusterRecord,
   ClusterRef,
   Driver,
+  ForeseenImages,
   FoundCluster,
   NodeRef,
   ObservedNode,
@@ -26,7 +27,7 @@ import type { OpenNebulaSettings } from "../settings";
 import { OneClient } from "./client";
 import { Clusters } from "./clusters";
 import { Images } from "./images";
-import { refuseUndeliverable } from "./injected-images";
+import { foresee, refuseUndeliverable } from "./injected-images";
 import { TemplateLocks } from "./locks";
 import { isOfCluster, Machines, takesRoom } from "./machines";
 import { Networks } from "./networks";
@@ -131,6 +132,10 @@ export class OpenNebulaDriver implements Driver {
 
   read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>> {
     return this.machines.read(clusterName);
+  }
+
+  foresee(images: ForeseenImages): readonly string[] {
+    return foresee(this.settings, images);
   }
 
   inspect(record: ClusterRecord): Promise<readonly string[]> {

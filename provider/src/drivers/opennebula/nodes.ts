@@ -19,7 +19,7 @@ import type { OneClient } from "./client";
 import type { Clusters } from "./clusters";
 import { contextOf, VC_OUT, vcOutTags } from "./context";
 import { type Images, mibOf, refuseForeignDisk } from "./images";
-import { InjectedImages, isInjected } from "./injected-images";
+import { InjectedImages, isInjected, readinessOf } from "./injected-images";
 import { type Machines, nodeTags } from "./machines";
 import { machineNameOf } from "./names";
 import type { Networks } from "./networks";
@@ -222,7 +222,7 @@ export class Nodes {
       ],
       ...(!injected && {
         CONTEXT: contextOf(node.node, cluster, keys, request.vcOut, {
-          reportsReady: this.settings.readiness === "oneGate",
+          reportsReady: readinessOf(this.settings, image) === "oneGate",
         }),
       }),
       GRAPHICS: { TYPE: "VNC", LISTEN: "127.0.0.1" },
@@ -494,7 +494,8 @@ export class Nodes {
   }
 
   private async isReady(vm: Vm, node: NodeRef<ClusterRecord>): Promise<boolean> {
-    switch (this.settings.readiness) {
+    const { frontend, compute } = node.cluster.image;
+    switch (readinessOf(this.settings, node.node === "frontend" ? frontend : compute)) {
       case "oneGate":
         return vm.attributes.get("READY") === "YES";
       case "ssh":
