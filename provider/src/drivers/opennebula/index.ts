@@ -30,6 +30,7 @@ import { Images } from "./images";
 import { foresee, refuseUndeliverable } from "./injected-images";
 import { TemplateLocks } from "./locks";
 import { isOfCluster, Machines, takesRoom } from "./machines";
+import { Needs } from "./needs";
 import { Networks } from "./networks";
 import { Nodes } from "./nodes";
 import { markOf } from "./objects";
@@ -58,6 +59,7 @@ export class OpenNebulaDriver implements Driver {
   private readonly images: Images;
   private readonly machines: Machines;
   private readonly clusters: Clusters;
+  private readonly needs: Needs;
   private readonly nodes: Nodes;
   private readonly locks: BeatLocks;
   private readonly taken: TakenAddresses;
@@ -89,6 +91,7 @@ export class OpenNebulaDriver implements Driver {
     this.networks = new Networks(this.client, this.pools, this.settings, this.taken, uid);
     this.images = new Images(this.client, this.pools, this.settings, uid);
     this.machines = new Machines(this.pools);
+    this.needs = new Needs(this.pools, this.networks, this.images, this.settings);
     this.clusters = new Clusters(this.client, this.pools, this.networks, this.images, this.settings);
     this.nodes = new Nodes(
       this.client,
@@ -123,7 +126,7 @@ export class OpenNebulaDriver implements Driver {
       roomOf(this.client, caller, vms, this.settings),
       refuseMissingRights(this.client, caller),
     ]);
-    return describeSite(siteId, room, this.networks, this.pools, this.taken, this.settings);
+    return describeSite(siteId, caller, room, this.networks, this.pools, this.taken, this.settings);
   }
 
   find(clusterName: string): Promise<ClusterRecord | undefined> {
@@ -170,6 +173,7 @@ export class OpenNebulaDriver implements Driver {
         "Lower numCpus or raise cpusPerNode, or let the site's admin raise the quota (`oneuser quota`)",
       ).about("numCpus");
     }
+    await this.needs.refuseBeyondQuotas(caller.quotas, record, own);
     return this.clusters.allocate(record);
   }
 
