@@ -497,6 +497,7 @@ export class Oned {
     };
     const members = (kind: "DATASTORE" | "NETWORK", things: readonly Thing[], names: readonly string[]) =>
       things
+        .toSorted((one, other) => one.id - other.id)
         .map(({ id }) => `${kind}/${id}`)
         .filter((path) =>
           names.some((name) => quotas.has(`${path}/${name}`) || this.used(isTheirs, `${path}/${name}`) > 0),
