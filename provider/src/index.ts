@@ -15,23 +15,27 @@ import { searchSystemFolders } from "./setup/search-path";
 searchSystemFolders();
 
 export function claim(request: ConfigureRequest): LifeCycle {
-  stopWithEngine();
-  return claimLifeCycle(new Context(request));
+  return claimLifeCycle(open(request));
 }
 
 export function virtualCluster(request: ConfigureRequest): LifeCycle {
-  stopWithEngine();
-  return withAudit(virtualClusterLifeCycle(new Context(request)));
+  return withAudit(virtualClusterLifeCycle(open(request)));
 }
 
-export function frontendNode(_request: ConfigureRequest): LifeCycle {
-  stopWithEngine();
+export function frontendNode(request: ConfigureRequest): LifeCycle {
+  open(request);
   return withAudit(frontendNodeLifeCycle());
 }
 
-export function computeNode(_request: ConfigureRequest): LifeCycle {
-  stopWithEngine();
+export function computeNode(request: ConfigureRequest): LifeCycle {
+  open(request);
   return withAudit(computeNodeLifeCycle());
+}
+
+/** Any of them may be the first of its process, as nodes are in a refresh and in a destroy: credentials come with each. */
+function open(request: ConfigureRequest): Context {
+  stopWithEngine();
+  return new Context(request);
 }
 
 export type { ClusterPlan, FrontendPlan, NodePlan, PrivateNetwork, PublicNetwork } from "./plan/plan";

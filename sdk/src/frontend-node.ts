@@ -18,14 +18,18 @@ export class FrontendNode extends pulumi.dynamic.Resource {
   declare readonly ready: pulumi.Output<boolean>;
 
   constructor(name: string, { cluster, ...wait }: FrontendNodeArgs, opts?: pulumi.CustomResourceOptions) {
-    const { plan, site, siteId, publicKey, power } = cluster;
-    const slice = pulumi.all([plan, site, siteId, publicKey, power]).apply(([plan, site, siteId, publicKey, power]) => {
+    const { plan, site, siteId, publicKey, power, retainDisks } = cluster;
+    const known = pulumi.all([plan, site, siteId, publicKey, power, retainDisks]);
+    const slice = known.apply(([plan, site, siteId, publicKey, power, retainDisks]) => {
       const { name: _, fqdn: __, hostName: ___, ...own } = plan.frontend;
       // Only what a frontend has to know of its computes: what else changes there is no change here.
       const computes = plan.computes
         .filter(({ allocated }) => allocated !== false)
         .map(({ name, cpus, privateIp, privateMac }) => ({ name, cpus, privateIp, privateMac }));
-      return { site, siteId, ...own, computes, publicKey, ...dialectOf(plan.vcOutDialect), ...powerOf(power) };
+      return {
+        ...{ site, siteId, ...own, computes, publicKey, ...dialectOf(plan.vcOutDialect), ...powerOf(power) },
+        ...(retainDisks && { retainDisk: true }),
+      };
     });
     const inputs = { clusterId: cluster.id, node: "frontend", slice, ...wait };
     super(

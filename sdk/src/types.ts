@@ -204,4 +204,9 @@ export interface ClusterSettings {
   adopt?: Input<boolean>;
   /** Whether the base image stays at the site when its last cluster is destroyed. Default false. */
   keepBaseImage?: Input<boolean>;
+  /**
+   * Whether the frontend's disk stays at the site when the cluster is destroyed, where a site can do that. A later cluster of
+   * the same stack and name runs on it again with `adopt: true`. Default false.
+   */
+  retainDisks?: Input<boolean>;
 }

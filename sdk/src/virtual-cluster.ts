@@ -24,6 +24,7 @@ export class VirtualCluster extends pulumi.dynamic.Resource {
   declare readonly publicKey: pulumi.Output<string>;
   declare readonly image: pulumi.Output<string>;
   declare readonly power: pulumi.Output<"on" | "off">;
+  declare readonly retainDisks: pulumi.Output<boolean>;
   declare readonly site: pulumi.Output<SiteArgs>;
   declare readonly siteId: pulumi.Output<string>;
   /** The command that logs in to the frontend. */
@@ -53,7 +54,13 @@ export class VirtualCluster extends pulumi.dynamic.Resource {
       { ...identity, ...(clusterName !== undefined && { clusterName }), ...(site !== undefined && { site }) },
       opts?.parent && { parent: opts.parent },
     );
-    const settable = { clusterName: undefined, publicKey: undefined, site: undefined, power: undefined };
+    const settable = {
+      clusterName: undefined,
+      publicKey: undefined,
+      site: undefined,
+      power: undefined,
+      retainDisks: undefined,
+    };
     super(
       shims.virtualCluster,
       name,

@@ -55,6 +55,7 @@ async function measure(computes: number): Promise<void> {
       devices: "virtio" as const,
       rootOffset: 1024 * 1024,
       takesContext: true as const,
+      reportsReady: true as const,
     });
     const wish = {
       name: "bench",

@@ -75,6 +75,7 @@ describe("OpenNebula, when things go wrong", function () {
       devices: "virtio" as const,
       rootOffset: 1024 * 1024,
       takesContext: true as const,
+      reportsReady: true as const,
     });
     return {
       name,
@@ -533,6 +534,51 @@ describe("OpenNebula, when things go wrong", function () {
     expect(await thrown(planned(3).then((record) => driver.allocate(record)))).to.be.instanceOf(NoCapacity);
     site.user.quotas.set("VM/CPU", 30).set("VM/VMS", 2);
     expect((await thrown(planned(3).then((record) => driver.allocate(record)))).message).to.include("machines");
+  });
+
+  const limits: Record<string, [() => Map<string, number>, quota: string, limit: number, words: string]> = {
+    "a user's leases": [() => site.user.quotas, "NETWORK/0/LEASES", 1, "1 more leases of network public"],
+    "the usual leases": [() => site.oned.world.defaultQuotas, "NETWORK/0/LEASES", 1, "1 more leases of network public"],
+    "a group's leases": [() => site.oned.world.groupQuotas, "NETWORK/0/LEASES", 1, "1 more leases of network public"],
+    "a user's images": [() => site.user.quotas, "DATASTORE/100/IMAGES", 5, "3 more images in datastore images"],
+    "a group's space": [
+      () => site.oned.world.groupQuotas,
+      "DATASTORE/100/SIZE",
+      160,
+      "48 more MiB in datastore images",
+    ],
+    "the usual space": [() => site.oned.world.defaultQuotas, "DATASTORE/100/SIZE", 160, "48 more MiB in datastore"],
+  };
+  for (const [what, [quotas, quota, limit, words]] of Object.entries(limits)) {
+    it(`looks at quotas before anything is made: ${what}`, async () => {
+      quotas().set(quota, limit);
+      const first = await allocated();
+      await boot(first, "frontend");
+      // What the cluster has is no need.
+      await driver.allocate(first);
+      const second = await planned(1, "second").catch((error) => error as VirtualClusterError);
+      const disk = (role: string) => ({ ...first.image.frontend, digest: sha256(`second ${role}`) });
+      const image = { vcName: "second", frontend: disk("frontend"), compute: disk("compute") };
+      const calls = site.oned.calls.length;
+      const error = "plan" in second ? await thrown(driver.allocate({ ...second, image })) : second;
+      expect(error, "refused").to.be.instanceOf(NoCapacity);
+      expect(error.message).to.include(words);
+      expect(
+        site.oned.calls.slice(calls).filter((call) => /allocate|clone|reserve|instantiate/.test(call)),
+      ).to.deep.equal([]);
+    });
+  }
+
+  it("says in the preview that no lease is left of a quota", async () => {
+    site.user.quotas.set("NETWORK/0/LEASES", 0);
+    expect((await thrown(driver.describe())).message).to.include("the quota for network public is 0");
+  });
+
+  it("goes by its own quotas where it may not see its group's", async () => {
+    site.user.quotas.set("DATASTORE/100/IMAGES", 2);
+    const answer = site.oned.answer.bind(site.oned);
+    site.oned.answer = (body) => answer(body.replace("one.group.info", "one.group.hidden"));
+    expect((await thrown(planned().then((record) => driver.allocate(record)))).message).to.include("3 more images");
   });
 
   it("doesn't refuse what nobody tells it: a plain user sees no hosts", async () => {

@@ -11,10 +11,12 @@ import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
 import { digestOf } from "../../provider/src/images/digests";
 import { examineDisk } from "../../provider/src/images/disk";
 import { ExtFileSystem } from "../../provider/src/images/file-system";
+import { virtualCluster } from "../../provider/src/index";
 import { planCluster } from "../../provider/src/plan/plan";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import { computeVcOut, frontendVcOut } from "../../provider/src/vc-out/vc-out";
 import { writeVcOut } from "../../provider/src/vc-out/write";
+import { fetchImages } from "../stand-ins/opennebula/front-end";
 import { type StandInSite, standInSite } from "../stand-ins/opennebula/site";
 import { type Img, type Machine, type Net, VM } from "../stand-ins/opennebula/world";
 import { makeFakeDisk } from "./fake-guest";
@@ -29,6 +31,7 @@ describe("OpenNebula, with an image that reads no context disc", function () {
   let settings: OpenNebulaSettings;
   let driver: OpenNebulaDriver;
   let folder: string;
+  let session: string;
   let image: DiskImage;
   const before = { ...process.env };
 
@@ -48,8 +51,9 @@ describe("OpenNebula, with an image that reads no context disc", function () {
     await makeFakeDisk(disk, { virtio: true, heedsPowerButton: true, files: { "usr/bin/cloud-init": "" } });
     image = { ...(await examineDisk(disk)), digest: await digestOf(disk) };
     site = await standInSite();
-    fetchImages();
-    configureOneAuth(site.session);
+    fetchImages(site.oned, folder);
+    session = site.session;
+    configureOneAuth(session);
     settings = {
       driver: "opennebula",
       endpoint: site.endpoint,
@@ -69,22 +73,6 @@ describe("OpenNebula, with an image that reads no context disc", function () {
     await site?.oned.stop();
     await rm(folder, { recursive: true });
   });
-
-  /** As a front-end does: what is registered is fetched before it is ready. */
-  function fetchImages(): void {
-    const finish = site.oned.finishImage.bind(site.oned);
-    site.oned.finishImage = (registered) => {
-      fetch(registered.path)
-        .then(async (response) => {
-          await writeFile(join(folder, registered.name), Buffer.from(await response.arrayBuffer()));
-          finish(registered);
-        })
-        .catch((error) => {
-          registered.state = 5;
-          registered.template.set("ERROR", [`Error copying image: ${error}`]);
-        });
-    };
-  }
 
   const images = () => site.oned.world.all<Img>("IMAGE");
   const machines = () => site.oned.world.all<Machine>("VM").filter(({ state }) => state !== VM.DONE);
@@ -233,16 +221,68 @@ describe("OpenNebula, with an image that reads no context disc", function () {
     }
   });
 
-  it("says before anything is made that it needs site.imageServer", async () => {
-    const { imageServer: _, ...without } = settings;
-    driver = new OpenNebulaDriver(without);
-    const error = await driver.allocate(await planned(1)).then(
-      () => undefined,
-      (thrown) => thrown,
-    );
-    expect(error).to.be.instanceOf(NotSupported);
-    expect(error.hint).to.include("site.imageServer");
-    expect(site.oned.world.all<Net>("NET").length).to.equal(1);
+  it("counts a node as ready when it runs, since it can't tell OneGate", async () => {
+    settings = { ...settings, readiness: "oneGate" };
+    driver = new OpenNebulaDriver(settings);
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    await driver.waitFor({ cluster, node: "compute-0" }, "ready", { seconds: 5, progress: SILENT });
+    expect(machines()[0]?.user.has("READY")).to.equal(false);
+  });
+
+  describe("in the preview", () => {
+    const said: string[] = [];
+    const log = console.log;
+
+    beforeEach(async () => {
+      const disk = `<domain><devices><disk><driver name="qemu" type="raw"/><source file="disk.raw"/></disk></devices></domain>`;
+      await writeFile(join(folder, "vcdb.txt"), "mine,vc-in.xml\n");
+      await writeFile(
+        join(folder, "vc-in.xml"),
+        `<vc version="0.1"><virtualization engine="kvm" type="hvm" arch="x86_64"/><driver>any</driver>
+<frontend>${disk}</frontend><compute>${disk}</compute></vc>`,
+      );
+      said.length = 0;
+    });
+
+    async function preview(site: OpenNebulaSettings, more: object = {}) {
+      const lifeCycle = virtualCluster({ config: new Map([["virtual-cluster:repository", folder]]) } as never);
+      configureOneAuth(session);
+      const identity = { organization: "o", project: "p", stack: "s", name: "c" };
+      console.log = (line) => said.push(String(line));
+      try {
+        const publicKey = `ssh-ed25519 ${Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0\x20${"k".repeat(32)}`, "latin1").toString("base64")}`;
+        return await lifeCycle.check({}, { ...identity, image: "mine", numCpus: 1, publicKey, site, ...more });
+      } finally {
+        console.log = log;
+      }
+    }
+
+    it("is said to need site.imageServer, before anything is made", async () => {
+      const { imageServer: _, ...without } = settings;
+      const { failures } = await preview(without);
+      expect(failures.map(({ property }) => property)).to.deep.equal(["site"]);
+      expect(failures[0]?.reason).to.include("site.imageServer").and.include("image mine");
+      const error = await new OpenNebulaDriver(without).allocate(await planned(1)).catch((thrown) => thrown);
+      expect(error).to.be.instanceOf(NotSupported);
+      expect(site.oned.world.all<Net>("NET").length).to.equal(1);
+    });
+
+    it("is said to be fetched from this machine, and to tell OneGate nothing", async () => {
+      const { failures } = await preview({ ...settings, readiness: "oneGate" });
+      expect(failures).to.deep.equal([]);
+      expect(said.join("\n"))
+        .to.include("each node gets a disk of its own")
+        .and.include("must reach this machine at http://127.0.0.1:0")
+        .and.include("counts as ready when it runs");
+    });
+
+    it("can't keep its disk", async () => {
+      for (const delivery of [undefined, "image"] as const) {
+        const { failures } = await preview({ ...settings, ...(delivery && { delivery }) }, { retainDisks: true });
+        expect(new Set(failures.map(({ property }) => property))).to.deep.equal(new Set(["retainDisks"]));
+      }
+    });
   });
 });
 

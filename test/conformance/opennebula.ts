@@ -232,6 +232,7 @@ function imageRecord(vcName: string, devices: DiskImage["devices"]): ImageRecord
     devices,
     rootOffset: 1024 * 1024,
     takesContext: true,
+    reportsReady: true,
   });
   return { vcName, frontend: disk("frontend"), compute: disk("compute") };
 }

@@ -1123,6 +1123,32 @@ export function describeConformance(name: string, setUp: (context: Mocha.Context
           await driver.release(cluster, { keepBaseImage: false });
         });
 
+        check("keeps a frontend's disk where it is told to, for a later cluster of the same name", async function () {
+          if (driver.capabilities.lacks?.retainDisks !== undefined) {
+            this.skip();
+          }
+          const cluster = await allocated();
+          const keys = await driver.allocate(cluster);
+          const ref = frontendOf(cluster);
+          await boot(ref);
+          await backend.scribble(cluster.name, "frontend");
+          await driver.remove(ref, { ...AT_ONCE, keepDisk: true });
+          await driver.remove(ref, { ...AT_ONCE, keepDisk: true });
+          await driver.release(cluster, { keepBaseImage: false, keepDisks: true });
+          expect((await driver.read(cluster.name)).size).to.equal(0);
+          const kept = (await driver.survey()).find(({ name }) => name === cluster.name);
+          expect(kept).to.deep.include({ hasKeptDisk: true, machines: [], publicAddresses: [] });
+
+          expect(await driver.allocate(cluster)).to.deep.equal(keys);
+          await driver.fixImages(cluster, SILENT);
+          await rejects(boot(ref, { keepDisk: false }), ForeignOwner, "frontend");
+          await boot(ref, { keepDisk: true });
+          expect(await backend.isScribbled(cluster.name, "frontend")).to.equal(true);
+          expect((await driver.survey()).find(({ name }) => name === cluster.name)).not.to.have.property("hasKeptDisk");
+          await destroy(cluster);
+          expect((await driver.survey()).map(({ name }) => name)).not.to.include(cluster.name);
+        });
+
         check("succeeds for a node of a cluster that was never there", async () => {
           await driver.remove(frontendOf(await planned()), AT_ONCE);
         });

@@ -47,6 +47,7 @@ const ARGUMENTS: Readonly<Record<Argument, readonly [policy: Policy, note?: stri
   vcOutDialect: [FRONTEND_NODE_POLICIES.vcOutDialect, "every node gets a new vc-out.xml"],
   adopt: [VIRTUAL_CLUSTER_POLICIES.adopt],
   keepBaseImage: [VIRTUAL_CLUSTER_POLICIES.keepBaseImage],
+  retainDisks: [VIRTUAL_CLUSTER_POLICIES.retainDisks, "what it is when the cluster is destroyed counts"],
 };
 
 /** docs/life-cycle.md with its tables made anew. */

@@ -137,6 +137,7 @@ describe("the life of a cluster", () => {
         memoryPerNode: 512,
         frontend: { cpus: 1, memory: 512 },
         keepBaseImage: false,
+        retainDisks: false,
         publicKey: KEY,
       });
       expect(inputs.plan.frontend).to.include.all.keys("name", "publicIp", "privateIp", "privateMac", "cpus", "memory");
@@ -1165,6 +1166,56 @@ describe("the life of a cluster", () => {
       expect(site.bases.size).to.equal(2);
       site.bases.clear();
       expectEmptySite();
+    });
+  });
+
+  describe("destroy with retainDisks", () => {
+    const DISK = "docking-dev-dock/frontend";
+    const keeping = () => ({ ...args, retainDisks: true });
+    let disk: string | undefined;
+
+    beforeEach(async () => {
+      // Said later than its disk was made.
+      await stack.up(args);
+      expect(await stack.up(keeping())).to.include("update frontend");
+      disk = site.disks.get(DISK);
+      await stack.destroy();
+      expect([...site.disks]).to.deep.equal([[DISK, disk]]);
+      expect([site.machines.size, site.networks.size, site.leases.size, site.bases.size]).to.deep.equal([0, 0, 0, 0]);
+    });
+
+    it("keeps the frontend's disk, on which a later cluster runs again that says so", async () => {
+      const keys = site.keys.get("docking-dev-dock");
+      const refused = await failure<CheckFailed>(stackOf().preview(args));
+      expect(refused.failures.map(({ property }) => property)).to.deep.equal(["adopt"]);
+      expect(refused.message).to.include("retainDisks").and.include("vc sweep");
+      const stranger = stackOf({ project: "another" });
+      const foreign = await failure(stranger.preview({ ...args, adopt: true, clusterName: "docking-dev-dock" }));
+      expect(foreign.message).to.include("tester@example");
+
+      await stack.up({ ...args, adopt: true });
+      expect([site.disks.get(DISK), site.keys.get("docking-dev-dock")]).to.deep.equal([disk, keys]);
+      await stack.destroy();
+      expectEmptySite();
+    });
+
+    it("keeps it whenever a later cluster's creation is cut off and cleared away", async () => {
+      for (let steps = 0; ; steps++) {
+        stack = stackOf();
+        interruptAfter(steps);
+        const whole = await stack.up({ ...keeping(), adopt: true }).then(
+          () => true,
+          () => false,
+        );
+        site.beforeStep = () => undefined;
+        await stack.destroy();
+        expect([...site.disks], `after ${steps} steps`).to.deep.equal([[DISK, disk]]);
+        expect([site.machines.size, site.networks.size, site.leases.size]).to.deep.equal([0, 0, 0]);
+        if (whole) {
+          expect(steps).to.be.greaterThan(8);
+          break;
+        }
+      }
     });
   });
 

@@ -84,15 +84,20 @@ describe("what reads the network in an image", () => {
   });
 
   it("sees whether something takes the file from OpenNebula's context disc", async () => {
-    const takesContext = async (files: Readonly<Record<string, string>>) => {
+    const seen = async (files: Readonly<Record<string, string>>) => {
       await makeFakeDisk(disk, { virtio: true, heedsPowerButton: false, files });
-      return (await examineDisk(disk)).takesContext;
+      const { takesContext, reportsReady } = await examineDisk(disk);
+      return [takesContext, reportsReady];
     };
-    expect(await takesContext({ "etc/one-context.d/loc-10-network": "", "usr/bin/cloud-init": "" })).to.equal(true);
+    const oneContext = { "etc/one-context.d/loc-10-network": "", "usr/bin/cloud-init": "" };
+    expect(await seen(oneContext)).to.deep.equal([true, true]);
     const program = await readFile(join(__dirname, "..", "..", "provider", "guest", "vc-guest"), "utf8");
-    expect(await takesContext({ "usr/sbin/vc-guest": program })).to.equal(true);
+    // It says nothing to OneGate.
+    expect(await seen({ "usr/sbin/vc-guest": program })).to.deep.equal([true, undefined]);
+    expect(await seen({ ...oneContext, "usr/sbin/vc-guest": program })).to.deep.equal([true, true]);
     // One from before it knew the disc.
-    expect(await takesContext({ "usr/sbin/vc-guest": "#!/bin/sh\n#   vc-guest replace\n" })).to.equal(undefined);
-    expect(await takesContext({ "usr/bin/cloud-init": "" })).to.equal(undefined);
+    const none = [undefined, undefined];
+    expect(await seen({ "usr/sbin/vc-guest": "#!/bin/sh\n#   vc-guest replace\n" })).to.deep.equal(none);
+    expect(await seen({ "usr/bin/cloud-init": "" })).to.deep.equal(none);
   });
 });

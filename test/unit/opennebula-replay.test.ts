@@ -93,7 +93,9 @@ describe("the stand-in for oned, against the recorded one", () => {
     if (!was.value.startsWith("<")) {
       return was.value === now.value || /login|version/.test(method) ? "same" : `was ${was.value}, is ${now.value}`;
     }
-    return differenceOf(was.value, now.value) ?? "same";
+    return method === "one.user.info"
+      ? (differenceOf(quotasIn(was.value), quotasIn(now.value)) ?? "same")
+      : (differenceOf(was.value, now.value) ?? "same");
   }
 
   /** Brings the stand-in to where the real one was. */
@@ -259,12 +261,16 @@ const UNCOMPARED = new Set(
     // What the stand-in doesn't model: attributes from datastore drivers, snapshots, templates that were cloned,
     // the default security group. The driver reads none of them.
     "029 265 270 282 289 307 317",
+    // A login token that the recorded one had made: a stand-in makes another.
+    "288",
+    // Leases used of a quota: of which calls between they came isn't recorded, and whether a reservation counts isn't clear.
+    "147 212",
   ].flatMap((numbers) => numbers.split(" ").map(Number)),
 );
 
 const HEAD = '<?xml version="1.0" encoding="UTF-8"?>\r\n<methodResponse>\r\n';
 /** Parts of OpenNebula that no driver of ours uses. */
-const UNKNOWN_HERE = /^one\.(secgroup|vmpool\.monitoring|vm\.monitoring|hostpool|system\.config|user\.info)/;
+const UNKNOWN_HERE = /^one\.(secgroup|vmpool\.monitoring|vm\.monitoring|hostpool|system\.config)/;
 
 const MAKES: Readonly<Record<string, Kind>> = {
   "one.vn.allocate": "NET",
@@ -283,6 +289,12 @@ const STATES: ReadonlyArray<readonly [string, number, number]> = [
   ["SHUTDOWN_POWEROFF", 3, 18],
   ["SHUTDOWN", 3, 12],
 ];
+
+/** Of a user only the quotas that name an object; how much space is used depends on files that only the real one had. */
+function quotasIn(user: string): string {
+  const [quotas = ""] = /<DATASTORE_QUOTA>.*?<\/NETWORK_QUOTA>/s.exec(user) ?? [];
+  return `<QUOTAS>${quotas.replaceAll(/<SIZE_USED>.*?<\/SIZE_USED>/gs, "")}</QUOTAS>`;
+}
 
 interface Result {
   readonly kind: "ok" | "refused" | "fault";

@@ -13,6 +13,7 @@ import { refusal } from "../../provider/src/drivers/opennebula/refusals";
 import { templateText } from "../../provider/src/drivers/opennebula/template-text";
 import { decodeAnswer, encodeCall } from "../../provider/src/drivers/opennebula/xml-rpc";
 import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
+import { claim, computeNode, frontendNode, virtualCluster } from "../../provider/src/index";
 import { standInSite } from "../stand-ins/opennebula/site";
 import { parseTemplate } from "../stand-ins/opennebula/template";
 import { decodeCall } from "../stand-ins/opennebula/wire";
@@ -103,6 +104,15 @@ describe("credentials for OpenNebula", () => {
     configureOneAuth(" other:secret\n");
     expect(oneSession()).to.equal("other:secret");
     await rm(folder, { recursive: true });
+  });
+
+  it("come with whichever resource is the first of its process", () => {
+    // A destroy begins with computes.
+    for (const [name, resource] of Object.entries({ claim, virtualCluster, frontendNode, computeNode })) {
+      configureOneAuth(undefined);
+      resource({ config: new Map([["virtual-cluster:oneAuth", `me:${name}`]]) } as never);
+      expect(oneSession()).to.equal(`me:${name}`);
+    }
   });
 
   it("never show in an error", async () => {

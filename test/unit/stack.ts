@@ -79,7 +79,7 @@ export class Stack {
     };
     await this.step("claim", await this.check("claim", claimed));
     await this.step("cluster", await this.check("cluster", this.clusterInputs(args)));
-    const { plan, site, siteId, publicKey, image, power } = this.cluster;
+    const { plan, site, siteId, publicKey, image, power, retainDisks } = this.cluster;
     const clusterId = this.state.get("cluster")?.id;
     const { waitFor, timeouts } = args;
     const wait = { ...(waitFor !== undefined && { waitFor }), ...(timeouts !== undefined && { timeouts }) };
@@ -98,7 +98,10 @@ export class Stack {
     const computes = plan.computes
       .filter(({ allocated }) => allocated !== false)
       .map(({ name, cpus, privateIp, privateMac }) => ({ name, cpus, privateIp, privateMac }));
-    const inputs = nodeInputs("frontend", { ...frontend, computes, publicKey });
+    const inputs = nodeInputs("frontend", {
+      ...{ ...frontend, computes, publicKey },
+      ...(retainDisks && { retainDisk: true }),
+    });
     await this.step("frontend", await this.check("frontend", inputs));
     await allDone(
       plan.computes.map(async ({ name, hostName: _, ...compute }) =>

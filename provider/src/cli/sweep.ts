@@ -131,9 +131,14 @@ async function remove(cluster: FoundCluster, site: SiteSettings, ask: Ask, { out
 }
 
 function lineOf(cluster: FoundCluster, { unreadable }: Knowledge): Line {
-  const { name, mark, record, machines, publicAddresses } = cluster;
+  const { name, mark, record, machines, publicAddresses, hasKeptDisk } = cluster;
   const nobody = unreadable.length > 0 ? "no stack that can be read knows it" : "no stack knows it";
   const isOnlyLocked = !record && machines.length === 0 && publicAddresses.length === 0;
+  const left = hasKeptDisk
+    ? "its frontend's disk was kept"
+    : isOnlyLocked
+      ? "only its lock is left"
+      : "its record is lost";
   return {
     name,
     owner: mark.owner,
@@ -143,7 +148,7 @@ function lineOf(cluster: FoundCluster, { unreadable }: Knowledge): Line {
     addresses: publicAddresses,
     ...(record && { createdAt: record.mark.createdAt }),
     recordLost: record === undefined,
-    why: [nobody, ...(isOnlyLocked ? ["only its lock is left"] : record ? [] : ["its record is lost"])].join(", "),
+    why: [nobody, ...(record ? [] : [left])].join(", "),
   };
 }
 

@@ -33,6 +33,13 @@ export interface Driver {
   read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>>;
 
   /**
+   * What a preview should say of nodes of these images at this site, one sentence each, for people. Asks nobody. Absent where
+   * all images are alike to the site.
+   * @throws NotSupported for images that can't be run here as the site is set up
+   */
+  readonly foresee?: (images: ForeseenImages) => readonly string[];
+
+  /**
    * What of the cluster's own things, machines aside, isn't as `allocate` leaves it: one sentence each, for people.
    * `allocate` mends all of it.
    */
@@ -118,7 +125,7 @@ export interface Driver {
   shutdown(node: NodeRef, limits: StopLimits): Promise<void>;
 
   /** Takes the machine away with its disks and whatever else belongs to this node alone. Already gone is success. */
-  remove(node: NodeRef, limits: StopLimits): Promise<void>;
+  remove(node: NodeRef, options: RemoveOptions): Promise<void>;
 }
 
 /** What a driver and its site can do. */
@@ -158,7 +165,9 @@ export type Ability =
   /** Give the frontend an address of the user's choice. */
   | "publicIp"
   /** Write vc-out.xml in a dialect of the user's choice. */
-  | "vcOutDialect";
+  | "vcOutDialect"
+  /** Keep a frontend's disk, and the keys that are on it, when its cluster goes. */
+  | "retainDisks";
 
 export interface SiteDescription {
   readonly siteId: string;
@@ -222,6 +231,8 @@ export interface FoundCluster extends ClusterRef {
   readonly record?: ClusterRecord;
   /** Nodes that have a machine, sorted. */
   readonly machines: readonly string[];
+  /** Whether its frontend's disk is there without a machine. Absent: it isn't, or the site can't keep one. */
+  readonly hasKeptDisk?: true;
   readonly publicAddresses: readonly string[];
 }
 
@@ -278,8 +289,21 @@ export interface DiskImage {
   readonly reads?: NetworkContract;
   /** Whether something inside takes its vc-out.xml from an OpenNebula context disc. */
   readonly takesContext?: true;
+  /** Whether something inside tells an OneGate that it is ready. */
+  readonly reportsReady?: true;
   /** In which its reader wants the vc-out.xml. Absent: in the default one. */
   readonly vcOutDialect?: Dialect;
+}
+
+/** What is known of a disk before it was read whole. */
+export type ExaminedDisk = Omit<DiskImage, "digest">;
+
+/** An image as a preview knows it, and what is asked of it. */
+export interface ForeseenImages {
+  readonly vcName: string;
+  readonly frontend: ExaminedDisk;
+  readonly compute: ExaminedDisk;
+  readonly retainDisks: boolean;
 }
 
 /**
@@ -338,6 +362,11 @@ export interface StopLimits {
   /** How long the guest may take to shut down by itself. */
   readonly graceSeconds: number;
   readonly progress?: Progress;
+}
+
+export interface RemoveOptions extends StopLimits {
+  /** Whether a frontend's disk stays for a later machine of the node. Default false; never asked of sites that lack it. */
+  readonly keepDisk?: boolean;
 }
 
 export type NodeState = "running" | "off" | "paused" | "crashed" | "unknown";

@@ -1,4 +1,4 @@
-import type { DiskImage } from "../drivers/driver";
+import type { DiskImage, ExaminedDisk } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
 import { type Bytes, partOf, withBytes } from "./bytes";
 import { type Container, containerOf } from "./container";
@@ -81,8 +81,6 @@ export async function withDisk<T>(file: string, use: (disk: OpenDisk) => Promise
 export function examineDisk(file: string): Promise<ExaminedDisk> {
   return withDisk(file, examine);
 }
-
-export type ExaminedDisk = Omit<DiskImage, "digest">;
 
 /** @throws InvalidImage for one that can't be run */
 export async function examine({ file, layout, place, root }: OpenDisk): Promise<ExaminedDisk> {

@@ -40,15 +40,21 @@ export async function fetchImage(found: FoundImage, progress: Progress, limits?:
 }
 
 async function fetchDisk(disk: FoundDisk, vcName: string, progress: Progress, limits?: HttpLimits): Promise<string> {
-  const [part] = disk.parts;
-  if (part?.isHere && disk.parts.length === 1 && !disk.isGzip) {
-    await refuseOther(disk, part.at, vcName);
-    return part.at;
+  const raw = rawFileOf(disk);
+  if (raw !== undefined) {
+    await refuseOther(disk, raw, vcName);
+    return raw;
   }
   const source = JSON.stringify([disk.isGzip, ...disk.parts.map(({ at }) => at)]);
   const fetching = underWay.get(source) ?? fetchOnce(source, disk, vcName, progress, limits);
   underWay.set(source, fetching);
   return fetching.finally(() => underWay.delete(source));
+}
+
+/** The file of a RAW disk that is on this machine already. */
+export function rawFileOf({ parts, isGzip }: FoundDisk): string | undefined {
+  const [part] = parts;
+  return part?.isHere && parts.length === 1 && !isGzip ? part.at : undefined;
 }
 
 async function refuseOther({ name, digest }: FoundDisk, file: string, vcName: string): Promise<void> {

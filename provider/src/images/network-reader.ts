@@ -3,7 +3,7 @@ import type { Dialect } from "../vc-out/vc-out";
 import type { GuestFileSystem } from "./file-system";
 
 /** What reads the network contract inside an image, and in which dialect, as far as that isn't the usual. */
-export type NetworkReader = Pick<DiskImage, "reads" | "vcOutDialect" | "takesContext">;
+export type NetworkReader = Pick<DiskImage, "reads" | "vcOutDialect" | "takesContext" | "reportsReady">;
 
 /** The same with what it is, for people. */
 export interface FoundReader {
@@ -46,14 +46,17 @@ const TELLING_NAME = /vc|dynip|pragma|rocks|cluster/i;
  * then the deployer writes the configuration files.
  */
 export async function findNetworkReader(root: GuestFileSystem): Promise<NetworkReader> {
-  const [{ contract }, hasContext] = await Promise.all([findProgram(root), takesContext(root)]);
-  return { ...contract, ...(hasContext && { takesContext: true }) };
+  const [{ contract }, context] = await Promise.all([findProgram(root), findContextReader(root)]);
+  return { ...contract, ...context };
 }
 
-/** Whether there is one-context, or a guest program of ours that knows the disc. */
-async function takesContext(root: GuestFileSystem): Promise<boolean> {
+/** Whether there is one-context, which tells OneGate too that it is ready, or a guest program of ours that knows the disc. */
+async function findContextReader(root: GuestFileSystem): Promise<Pick<NetworkReader, "takesContext" | "reportsReady">> {
   const [program, scripts] = await Promise.all([root.read(GUEST_PROGRAM), root.list(ONE_CONTEXT)]);
-  return program.includes("vc-guest context") || scripts.some(({ kind }) => kind === "file");
+  if (scripts.some(({ kind }) => kind === "file")) {
+    return { takesContext: true, reportsReady: true };
+  }
+  return program.includes("vc-guest context") ? { takesContext: true } : {};
 }
 
 /** Which program that is, and what it takes; without what it does with a context disc. */

@@ -112,7 +112,8 @@ export function claimLifeCycle(context: Context): LifeCycle {
         (await driver.read(record.name)).size === 0
       ) {
         const change = { operation: "delete", cluster: record.name, site: claim.siteId, owner: claim.owner } as const;
-        await audited(change, () => driver.release(record, { keepBaseImage: false }));
+        // It had no machine yet: a disk that is there was kept when a cluster before it went.
+        await audited(change, () => driver.release(record, { keepBaseImage: false, keepDisks: true }));
       }
     },
   };

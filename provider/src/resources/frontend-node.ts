@@ -29,6 +29,8 @@ export interface FrontendNodeInputs extends NodeInputs {
   readonly computes: readonly PlannedCompute[];
   /** Who may log in as root. */
   readonly publicKey: string;
+  /** Whether its disk stays when it is deleted. */
+  readonly retainDisk?: true | undefined;
 }
 
 const args = z.strictObject({
@@ -44,6 +46,7 @@ const args = z.strictObject({
     }),
   ),
   publicKey: z.string().min(1),
+  retainDisk: z.literal(true).optional(),
 });
 
 // ── Update policy ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -64,6 +67,7 @@ export const FRONTEND_NODE_POLICIES: PolicyTable<FrontendNodeInputs> = {
   publicMac: keepsItsPlace,
   computes: IN_PLACE,
   publicKey: IN_PLACE,
+  retainDisk: IN_PLACE,
 };
 
 // ── Life cycle ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -514,16 +514,18 @@ function snapshotOf(location: NodeLocation): Promise<Snapshot> {
 
 /** Takes the machine away. Another's machine of the same name is left alone: ours is gone then. */
 export async function removeNode(props: Properties): Promise<void> {
-  const outs = props as unknown as NodeOutputs;
+  const outs = props as unknown as NodeOutputs & { readonly retainDisk?: true };
   if (outs.allocated === false) {
     return;
   }
   const { driver, record } = await openCluster(outs);
   const cluster = record ?? refOf(await observe(driver, outs), outs);
   if (cluster) {
-    const limits = { graceSeconds: outs.timeouts?.delete ?? 0, progress: progressOf(cluster.name, outs.node) };
-    await using _lock = await lockOf(driver, cluster, limits.progress);
-    await limitOf(driver)(() => driver.remove({ cluster, node: outs.node }, limits));
+    const progress = progressOf(cluster.name, outs.node);
+    const keepDisk = outs.node === "frontend" && outs.retainDisk === true;
+    const options = { graceSeconds: outs.timeouts?.delete ?? 0, progress, keepDisk };
+    await using _lock = await lockOf(driver, cluster, progress);
+    await limitOf(driver)(() => driver.remove({ cluster, node: outs.node }, options));
   }
 }
 

@@ -8,7 +8,9 @@ import type {
   Channel,
   ClusterKeys,
   ClusterRecord,
+  ClusterRef,
   Driver,
+  FoundCluster,
   ImageRecord,
   ObservedNode,
   Progress,
@@ -19,7 +21,8 @@ import { connect, placeOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
-import { fetchImage } from "../images/fetch";
+import { examineDisk } from "../images/disk";
+import { fetchImage, rawFileOf } from "../images/fetch";
 import { prepareImage } from "../images/prepare";
 import { type FoundImage, findImage } from "../images/repository";
 import { refuseBeyondLimits } from "../limits";
@@ -89,6 +92,7 @@ const args = z.strictObject({
   vcOutDialect: z.enum(DIALECTS, 'must be "A" or "B"').optional(),
   adopt: z.boolean().default(false),
   keepBaseImage: z.boolean().default(false),
+  retainDisks: z.boolean().default(false),
 });
 type Args = z.output<typeof args>;
 
@@ -148,6 +152,7 @@ export const VIRTUAL_CLUSTER_POLICIES: PolicyTable<VirtualClusterInputs> = {
   vcOutDialect: IN_PLACE,
   adopt: IN_PLACE,
   keepBaseImage: IN_PLACE,
+  retainDisks: IN_PLACE,
   site: refused("a cluster can't move", MAKE_ANOTHER),
   siteId: refused("a cluster can't move", MAKE_ANOTHER),
   plan: IN_PLACE,
@@ -201,13 +206,10 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     const { mark } = refOf({ ...wish, clusterName, owner });
     const old = Object.keys(olds).length > 1 ? (olds as unknown as VirtualClusterInputs) : undefined;
     const repository = wish.repository ?? home("images");
-    const [publicKey, , planned] = await Promise.all([
+    const [publicKey, image, planned] = await Promise.all([
       collect("publicKey", () => publicKeyFor(wish.publicKey, olds.publicKey)),
       // An existing cluster has its disks at the site: it needs its repository no more.
-      collect(
-        "image",
-        async () => old?.image === wish.image || refuseSmallDisks(wish, await findImage(repository, wish.image)),
-      ),
+      collect("image", async () => (old?.image === wish.image ? undefined : findFittingImage(repository, wish))),
       collect("site", () => plan({ ...wish, name: clusterName }, site, mark, old)),
     ]);
     if (planned) {
@@ -217,6 +219,9 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
           failureOf(error, "site"),
         ),
       );
+      if (image) {
+        await collect("image", () => announceImage(connect(site), clusterName, image, wish));
+      }
       if (!old) {
         announceSite(planned.capabilities, clusterName, planned.plan);
       }
@@ -352,10 +357,13 @@ export function virtualClusterLifeCycle(context: Context): LifeCycle {
     // Nodes delete their own machines. What is left was made by a create that was cut off before the state knew it.
     await Promise.all(
       ourNodes(await driver.read(record.name), record).map((node) =>
-        driver.remove({ cluster: record, node }, { graceSeconds: 0 }),
+        driver.remove(
+          { cluster: record, node },
+          { graceSeconds: 0, keepDisk: outs.retainDisks && node === "frontend" },
+        ),
       ),
     );
-    await driver.release(record, { keepBaseImage: outs.keepBaseImage });
+    await driver.release(record, { keepBaseImage: outs.keepBaseImage, keepDisks: outs.retainDisks });
   }
 }
 
@@ -381,6 +389,13 @@ function refusedChanges(old: VirtualClusterInputs, inputs: VirtualClusterInputs)
   );
 }
 
+/** @throws NotFound; InvalidImage for a disk that its image doesn't fit on */
+async function findFittingImage(repository: string, wish: Args): Promise<FoundImage> {
+  const image = await findImage(repository, wish.image);
+  refuseSmallDisks(wish, image);
+  return image;
+}
+
 /** @throws InvalidImage for a disk that its image doesn't fit on, as far as its size is known: unpacking tells in any case */
 function refuseSmallDisks(
   wish: Pick<VirtualClusterInputs, "diskSize" | "frontend">,
@@ -398,6 +413,28 @@ function refuseSmallDisks(
         `image ${vcName} has a disk of ${needed} MiB`,
         `Ask for at least that, or leave ${property} out`,
       ).about(property);
+    }
+  }
+}
+
+/**
+ * What this site makes of the image, where its disks are here already. What is wrong with the image itself `create` says,
+ * which reads all of it.
+ */
+async function announceImage(
+  driver: Driver,
+  clusterName: string,
+  image: FoundImage,
+  { retainDisks }: Args,
+): Promise<void> {
+  const [frontendDisk, computeDisk] = [rawFileOf(image.frontend), rawFileOf(image.compute)];
+  if (driver.foresee && frontendDisk !== undefined && computeDisk !== undefined) {
+    const { vcName } = image;
+    const examined = Promise.all([examineDisk(frontendDisk), examineDisk(computeDisk)]);
+    const [frontend, compute] = await examined.catch(() => []);
+    const said = frontend && compute ? driver.foresee({ vcName, frontend, compute, retainDisks }) : [];
+    for (const line of said) {
+      progressOf(clusterName)(line);
     }
   }
 }
@@ -507,6 +544,14 @@ async function plan(
       refuseOtherThanAdopted(wish, held);
     }
   }
+  if (!oldInputs && machines.size === 0 && driver.capabilities.lacks?.retainDisks === undefined) {
+    const found = await withinSeconds(DESCRIBE_LIMIT_SECONDS, driver.survey());
+    refuseKeptDisk(
+      wish,
+      mark,
+      found.find(({ name, hasKeptDisk }) => name === wish.name && hasKeptDisk),
+    );
+  }
   const known = proposals.withOthers(description, wish.name);
   const dealt = held?.plan ?? old;
   const { addresses, macs, reserves } = driver.capabilities;
@@ -548,6 +593,7 @@ function beyond(
     ["diskSize", "frontend.diskSize", wish.frontend.diskSize !== undefined],
     ["publicIp", "publicIp", wish.publicIp !== undefined && wish.publicIp !== held?.frontend.publicIp],
     ["vcOutDialect", "vcOutDialect", wish.vcOutDialect !== undefined],
+    ["retainDisks", "retainDisks", wish.retainDisks],
   ];
   return asked.flatMap(([ability, property, isAsked]) => {
     const lack = lacks[ability];
@@ -600,6 +646,26 @@ function refuseUnadopted(
       "Take it over with adopt: true; or, if it isn't needed any more, remove it with `npx vc sweep`",
     ).about("adopt");
   }
+}
+
+/** A disk that was kept is used again by who says so. */
+function refuseKeptDisk(
+  { name, adopt }: Pick<ClusterWish, "name"> & Pick<Args, "adopt">,
+  mark: ClusterRef["mark"],
+  kept: FoundCluster | undefined,
+): void {
+  if (!kept) {
+    return;
+  }
+  refuseForeign(`the frontend's disk of cluster ${name}`, kept.mark, { name, mark });
+  if (!adopt) {
+    throw new ForeignOwner(
+      `cluster ${name}`,
+      "its frontend's disk is at the site, kept when the cluster was destroyed (retainDisks)",
+      "Set adopt: true to run on it again; or, if nobody needs it any more, remove it with `npx vc sweep`",
+    ).about("adopt");
+  }
+  progressOf(name, "frontend")("runs on its disk again, which was kept when the cluster was destroyed");
 }
 
 /** A cluster that is taken over is taken as it is; after that it can be changed like any other. */

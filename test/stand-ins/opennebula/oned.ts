@@ -335,8 +335,9 @@ export class Oned {
     }
   }
 
-  private used(user: User, quota: string): number {
-    const machines = this.world.all<Machine>("VM").filter((vm) => vm.uid === user.id && vm.state !== VM.DONE);
+  /** @param isTheirs whether something counts: a user's own, or a group's members' */
+  private used(isTheirs: (thing: Thing) => boolean, quota: string): number {
+    const machines = this.world.all<Machine>("VM").filter((vm) => isTheirs(vm) && vm.state !== VM.DONE);
     const [kind, id, what] = quota.split("/");
     if (kind === "VM") {
       return id === "VMS"
@@ -349,7 +350,7 @@ export class Oned {
       const own = new Set(
         this.world
           .all<Net>("NET")
-          .filter((one) => one.uid === user.id)
+          .filter(isTheirs)
           .map((one) => `VNET ${one.id}`),
       );
       return net
@@ -358,22 +359,27 @@ export class Oned {
             .filter((holder) => mine.has(holder) || own.has(holder)).length
         : 0;
     }
-    return 0;
+    const images = this.world.all<Img>("IMAGE").filter((one) => isTheirs(one) && String(one.datastore) === id);
+    return what === "IMAGES" ? images.length : images.reduce((sum, { size }) => sum + size, 0);
   }
 
   private refuseOverQuota(user: User, wanted: Readonly<Record<string, number>>): void {
     if (isAdmin(user)) {
       return;
     }
+    const ofUser = (quota: string) => user.quotas.get(quota) ?? this.world.defaultQuotas.get(quota);
+    const ofGroup = (quota: string) => this.world.groupQuotas.get(quota);
     for (const [quota, amount] of Object.entries(wanted)) {
-      const limit = user.quotas.get(quota);
-      if (limit !== undefined && this.used(user, quota) + amount > limit) {
-        const [kind, id, what] = quota.split("/");
-        const where = kind === "VM" ? `${id} quota in VM` : `${what} quota in ${kind} with ID: ${id}`;
-        throw new Refused(
-          CODE.AUTHORIZATION,
-          `User [${user.id}] : user [${user.id}] limit of ${limit} reached for ${where}.`,
-        );
+      const limits = [
+        [`user [${user.id}]`, ofUser(quota), this.used(({ uid }) => uid === user.id, quota)],
+        [`group [${user.gid}]`, ofGroup(quota), this.used(({ gid }) => gid === user.gid, quota)],
+      ] as const;
+      for (const [whose, limit, used] of limits) {
+        if (limit !== undefined && used + amount > limit) {
+          const [kind, id, what] = quota.split("/");
+          const where = kind === "VM" ? `${id} quota in VM` : `${what} quota in ${kind} with ID: ${id}`;
+          throw new Refused(CODE.AUTHORIZATION, `User [${user.id}] : ${whose} limit of ${limit} reached for ${where}.`);
+        }
       }
     }
   }
@@ -450,12 +456,6 @@ export class Oned {
   }
 
   private userXml(user: User): string {
-    const machines = this.world.all<Machine>("VM").filter((vm) => vm.uid === user.id && vm.state !== VM.DONE);
-    const quota = (name: string) => {
-      const value = String(user.quotas.get(`VM/${name}`) ?? -1);
-      return `<${name}><![CDATA[${value}]]></${name}><${name}_USED><![CDATA[${this.used(user, `VM/${name}`)}]]></${name}_USED>`;
-    };
-    const has = machines.length > 0 || [...user.quotas.keys()].some((name) => name.startsWith("VM/"));
     return tag(
       "USER",
       [
@@ -465,12 +465,55 @@ export class Oned {
         tag("GNAME", user.gname),
         tag("NAME", user.name),
         "<PASSWORD><![CDATA[0000]]></PASSWORD><AUTH_DRIVER><![CDATA[core]]></AUTH_DRIVER><ENABLED>1</ENABLED><TEMPLATE></TEMPLATE>",
-        "<DATASTORE_QUOTA></DATASTORE_QUOTA><NETWORK_QUOTA></NETWORK_QUOTA>",
-        tag("VM_QUOTA", has ? tag("VM", ["CPU", "MEMORY", "SYSTEM_DISK_SIZE", "VMS"].map(quota).join("")) : ""),
-        "<IMAGE_QUOTA></IMAGE_QUOTA>",
-        "<DEFAULT_USER_QUOTAS><DATASTORE_QUOTA></DATASTORE_QUOTA><NETWORK_QUOTA></NETWORK_QUOTA><VM_QUOTA></VM_QUOTA><IMAGE_QUOTA></IMAGE_QUOTA></DEFAULT_USER_QUOTAS>",
+        this.quotasXml(user.quotas, ({ uid }) => uid === user.id),
+        tag(
+          "DEFAULT_USER_QUOTAS",
+          this.quotasXml(this.world.defaultQuotas, () => false),
+        ),
       ].join(""),
     );
+  }
+
+  private groupXml(user: User): string {
+    return tag(
+      "GROUP",
+      [
+        tag("ID", String(user.gid)),
+        tag("NAME", user.gname),
+        this.quotasXml(this.world.groupQuotas, ({ gid }) => gid === user.gid),
+        tag(
+          "DEFAULT_GROUP_QUOTAS",
+          this.quotasXml(new Map(), () => false),
+        ),
+      ].join(""),
+    );
+  }
+
+  private quotasXml(quotas: ReadonlyMap<string, number>, isTheirs: (thing: Thing) => boolean): string {
+    const line = (path: string, name: string) => {
+      const quota = `${path}/${name}`;
+      const limit = String(quotas.get(quota) ?? -1);
+      return `<${name}><![CDATA[${limit}]]></${name}><${name}_USED><![CDATA[${this.used(isTheirs, quota)}]]></${name}_USED>`;
+    };
+    const members = (kind: "DATASTORE" | "NETWORK", things: readonly Thing[], names: readonly string[]) =>
+      things
+        .toSorted((one, other) => one.id - other.id)
+        .map(({ id }) => `${kind}/${id}`)
+        .filter((path) =>
+          names.some((name) => quotas.has(`${path}/${name}`) || this.used(isTheirs, `${path}/${name}`) > 0),
+        )
+        .map((path) =>
+          tag(kind, `<ID><![CDATA[${path.split("/")[1]}]]></ID>${names.map((name) => line(path, name)).join("")}`),
+        )
+        .join("");
+    const isLimited = [...quotas.keys()].some((name) => name.startsWith("VM/")) || this.used(isTheirs, "VM/VMS") > 0;
+    const names = ["CPU", "MEMORY", "SYSTEM_DISK_SIZE", "VMS"];
+    return [
+      tag("DATASTORE_QUOTA", members("DATASTORE", this.world.all("DATASTORE"), ["IMAGES", "SIZE"])),
+      tag("NETWORK_QUOTA", members("NETWORK", this.world.all("NET"), ["LEASES"])),
+      tag("VM_QUOTA", isLimited ? tag("VM", names.map((name) => line("VM", name)).join("")) : ""),
+      tag("IMAGE_QUOTA", ""),
+    ].join("");
   }
 
   // ── Networks ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -683,6 +726,7 @@ export class Oned {
     if (size > 500_000) {
       throw new Refused(CODE.ACTION, "Not enough space in datastore");
     }
+    this.refuseOverQuota(user, { [`DATASTORE/${datastore}/IMAGES`]: 1, [`DATASTORE/${datastore}/SIZE`]: size });
     this.refuseNamesake("IMAGE", name, user.id, CODE.ALLOCATE, "Error allocating a new image. ");
     const kept = copyOf(template);
     const persistent = single(template, "PERSISTENT")?.toUpperCase() === "YES";
@@ -765,6 +809,8 @@ export class Oned {
   private cloneImage(user: User, id: number, name: string): number {
     const source = this.world.get<Img>("IMAGE", id);
     this.authorize(user, ["CREATE", "IMAGE"], ["USE", source]);
+    const store = `DATASTORE/${source.datastore}`;
+    this.refuseOverQuota(user, { [`${store}/IMAGES`]: 1, [`${store}/SIZE`]: source.size });
     this.refuseNamesake("IMAGE", name, user.id, CODE.ALLOCATE, "Error allocating a new image. ");
     source.cloningOps += 1;
     source.state = IMG.USED;
@@ -1452,7 +1498,11 @@ export class Oned {
       return token;
     },
     "userquota.info": () =>
-      "<DEFAULT_USER_QUOTAS><DATASTORE_QUOTA></DATASTORE_QUOTA><NETWORK_QUOTA></NETWORK_QUOTA><VM_QUOTA></VM_QUOTA><IMAGE_QUOTA></IMAGE_QUOTA></DEFAULT_USER_QUOTAS>",
+      tag(
+        "DEFAULT_USER_QUOTAS",
+        this.quotasXml(this.world.defaultQuotas, () => false),
+      ),
+    "group.info": (user) => this.groupXml(user),
     "group.allocate": () => 100,
     "vdc.addgroup": (_, [, group]) => {
       throw new Refused(CODE.INTERNAL, `Group ${group} is already assigned to the VDC 0`);

@@ -121,6 +121,9 @@ export class World {
   readonly things = new Map<string, Thing>();
   /** Who may do what: as `acl.addrule` takes them. */
   readonly rules: Array<{ readonly user: bigint; readonly resource: bigint; readonly rights: bigint }> = [];
+  /** Limits by `VM/CPU`, `NETWORK/0/LEASES` and the like: of users without their own, and of the one group. */
+  readonly defaultQuotas = new Map<string, number>();
+  readonly groupQuotas = new Map<string, number>();
   private readonly next = new Map<Kind, number>();
 
   /** The id that the next object of a kind gets. */

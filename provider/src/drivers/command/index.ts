@@ -105,6 +105,7 @@ export class CommandDriver implements Driver {
         ...(!has("shutdown") && { powerOff: lacks("shutdown") }),
         diskSize: "its programs make disks as large as the image's",
         publicIp: "its program allocate chooses addresses",
+        retainDisks: "its program remove takes disks away with their machines",
         vcOutDialect: "its program allocate writes the vc-out.xml files",
       },
     };

@@ -42,6 +42,9 @@ const CAPABILITIES: Capabilities = {
   autostart: true,
   reserves: "running",
   parallelNodes: 8,
+  lacks: {
+    retainDisks: "a frontend's disk is only what differs from its base image, which goes with its last cluster",
+  },
 };
 
 /** Settings with nothing left to a default that may differ tomorrow. */

@@ -19,6 +19,7 @@ import type {
   Progress,
   Range,
   ReleaseOptions,
+  RemoveOptions,
   Shape,
   SiteDescription,
   StopLimits,
@@ -111,8 +112,9 @@ export class MemoryDriver implements Driver {
 
   async survey(): Promise<readonly FoundCluster[]> {
     this.site.ask();
-    const { machines, leases, locks } = this.site;
+    const { machines, leases, locks, keptDisks } = this.site;
     const marks = new Map<string, ClusterRef["mark"]>([
+      ...keptDisks,
       ...[...locks].map(([name, { mark }]) => [name, mark] as const),
       ...[...leases.values()].map(({ cluster, mark }) => [cluster, mark] as const),
       ...[...machines].flatMap(([key, { mark }]) => (mark ? [[clusterIn(key), mark] as const] : [])),
@@ -128,6 +130,7 @@ export class MemoryDriver implements Driver {
           .filter((key) => clusterIn(key) === name)
           .map(nodeIn)
           .sort(),
+        ...(keptDisks.has(name) && !machines.has(`${name}/frontend`) && { hasKeptDisk: true }),
         publicAddresses: [...leases].flatMap(([ip, { cluster }]) => (cluster === name ? [ip] : [])),
       };
     });
@@ -348,7 +351,7 @@ export class MemoryDriver implements Driver {
     machine.state = "off";
   }
 
-  async remove(node: NodeRef, _limits: StopLimits): Promise<void> {
+  async remove(node: NodeRef, { keepDisk = false }: RemoveOptions): Promise<void> {
     this.site.ask();
     const record = this.recordOf(node.cluster.name);
     const machine = this.machineOf(node);
@@ -373,9 +376,16 @@ export class MemoryDriver implements Driver {
       this.site.machines.delete(keyOf(node));
     }
     if (node.node === "frontend") {
-      await takeDisk();
+      await (keepDisk ? this.keepDisk(node) : takeDisk());
     }
     await this.removeUnusedBases(record?.formerBases ?? []);
+  }
+
+  private async keepDisk(node: NodeRef): Promise<void> {
+    if (this.site.disks.has(keyOf(node))) {
+      await this.step("mark kept disk");
+      this.site.keptDisks.set(node.cluster.name, node.cluster.mark);
+    }
   }
 
   private async create(node: NodeRef<ClusterRecord>, request: BootRequest): Promise<void> {
@@ -471,6 +481,9 @@ export class MemoryDriver implements Driver {
   private deleteDisk(key: string): void {
     this.site.disks.delete(key);
     this.site.diskSizes.delete(key);
+    if (nodeIn(key) === "frontend") {
+      this.site.keptDisks.delete(clusterIn(key));
+    }
   }
 
   private async removeUnusedBases(digests: readonly string[]): Promise<void> {

@@ -45,6 +45,8 @@ export class MemorySite {
   readonly bases = new Map<string, "partial" | "whole">();
   /** An id of each disk by `cluster/node`; a disk that was made anew has another one. */
   readonly disks = new Map<string, string>();
+  /** Clusters whose frontend's disk was kept when its machine went, each with whose it is. */
+  readonly keptDisks = new Map<string, ClusterRef["mark"]>();
   /** MiB, by `cluster/node`; absent for a disk of its image's size. */
   readonly diskSizes = new Map<string, number>();
   /** By `cluster/node`. */

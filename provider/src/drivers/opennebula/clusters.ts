@@ -8,13 +8,25 @@ import { allDone, Reverter } from "../reverter";
 import type { OpenNebulaSettings } from "../settings";
 import type { OneClient } from "./client";
 import { keysInContext } from "./context";
-import { type Images, isWhole, refuseForeignDisk } from "./images";
+import { type Images, isWhole, mayHoldData, refuseForeignDisk } from "./images";
 import { isInjected } from "./injected-images";
 import { LOCK_PREFIX } from "./locks";
 import { nodeOf } from "./machines";
-import { baseOf, keysOf } from "./names";
+import { baseOf, diskOf, keysOf } from "./names";
 import type { Networks } from "./networks";
-import { jsonIn, jsonTag, markOf, markTags, recordOf, TAG, type VmTemplate, VNET, type Vnet } from "./objects";
+import {
+  IMAGE,
+  type Image,
+  jsonIn,
+  jsonTag,
+  markOf,
+  markTags,
+  recordOf,
+  TAG,
+  type VmTemplate,
+  VNET,
+  type Vnet,
+} from "./objects";
 import type { Pools } from "./pools";
 import { NameTaken } from "./refusals";
 import { base64, fromBase64, type Template, templateText } from "./template-text";
@@ -193,6 +205,7 @@ export class Clusters {
         mark,
         ...(record && { record }),
         machines: [...new Set(nodes)].sort(),
+        ...(!nodes.includes("frontend") && images.some((image) => isKept(image, name)) && { hasKeptDisk: true }),
         publicAddresses: leases.filter((lease) => !recordOf(lease)).flatMap(({ ranges }) => ranges.map(({ ip }) => ip)),
       };
     });
@@ -305,6 +318,10 @@ export class Clusters {
 
 function recordTags(record: ClusterRecord): Template {
   return { ...markTags(record.name, record.mark), [TAG.role]: "private", [TAG.record]: jsonTag(record) };
+}
+
+function isKept(image: Image, cluster: string): boolean {
+  return image.name === diskOf(cluster) && image.state !== IMAGE.DELETE && mayHoldData(image);
 }
 
 function keysIn({ attributes }: VmTemplate): PrivateKeys | undefined {

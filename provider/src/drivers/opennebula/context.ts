@@ -21,8 +21,12 @@ put /root/.ssh/id_ed25519 "$VC_ROOT_KEY_BASE64"
 put /root/.ssh/id_ed25519.pub "$VC_ROOT_PUBLIC_KEY_BASE64"
 put /etc/ssh/ssh_host_ed25519_key "$VC_HOST_KEY_BASE64"
 put /etc/ssh/ssh_host_ed25519_key.pub "$VC_HOST_PUBLIC_KEY_BASE64"
-grep -qxF "$(cat /root/.ssh/id_ed25519.pub)" /root/.ssh/authorized_keys 2>/dev/null ||
-  cat /root/.ssh/id_ed25519.pub >>/root/.ssh/authorized_keys
+own=$(cat /root/.ssh/id_ed25519.pub)
+allowed=/root/.ssh/authorized_keys
+grep -qxF "$own" $allowed 2>/dev/null || {
+  [ -z "$(tail -c 1 $allowed 2>/dev/null)" ] || echo >>$allowed
+  echo "$own" >>$allowed
+}
 systemctl try-reload-or-restart ssh sshd >/dev/null 2>&1 || :
 `;
 

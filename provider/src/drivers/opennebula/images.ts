@@ -2,7 +2,7 @@ import { setTimeout } from "node:timers/promises";
 import { locateDisk } from "../../images/digests";
 import { steadyProgress } from "../../setup/steady-progress";
 import type { ClusterRef, DiskImage, Mark, NodeRef, Progress } from "../driver";
-import { ForeignOwner, InvalidImage, NotFound, SiteFailure } from "../errors";
+import { ForeignOwner, InvalidImage, NotFound, NotSupported, SiteFailure } from "../errors";
 import { isOurs } from "../ownership";
 import type { OpenNebulaSettings } from "../settings";
 import type { OneClient } from "./client";
@@ -156,7 +156,7 @@ export class Images {
   /**
    * A disk that outlives its machine, cloned from the base. One that a machine has had before is used again where
    * `keepDisk` says so.
-   * @throws ForeignOwner for one that may hold data, and isn't to be kept
+   * @throws ForeignOwner for one that may hold data, and isn't to be kept; NotSupported for one of another image
    */
   async ensureDisk(
     ref: NodeRef<ClusterRef & { readonly mark: Mark }>,
@@ -170,6 +170,7 @@ export class Images {
     if (disk) {
       refuseForeignDisk(disk, cluster);
       refuseUnwantedData(disk, keepDisk);
+      refuseOtherBase(disk, base);
       if (disk.state === IMAGE.ERROR && !mayHoldData(disk)) {
         await this.remove(disk);
         disk = undefined;
@@ -270,6 +271,18 @@ export function refuseUnwantedData(disk: Image, keepDisk: boolean): void {
       `the frontend's disk ${disk.name}`,
       "is there without a machine, and may hold data",
       "To use it again set adopt: true; if nobody needs it, remove it with `oneimage delete`",
+    );
+  }
+}
+
+/** A clone has its base's digest. */
+function refuseOtherBase(disk: Image, base: Image): void {
+  const [has, wanted] = [disk, base].map(({ attributes }) => attributes.get(TAG.base));
+  if (mayHoldData(disk) && has !== undefined && has !== wanted) {
+    throw new NotSupported(
+      `the frontend's disk ${disk.name}`,
+      "was kept from a cluster of another image",
+      "Take it up again with that image; or, if nobody needs it, remove it with `oneimage delete`",
     );
   }
 }

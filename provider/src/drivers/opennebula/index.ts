@@ -8,11 +8,13 @@ import type {
   ClusterRecord,
   ClusterRef,
   Driver,
+  ForeseenImages,
   FoundCluster,
   NodeRef,
   ObservedNode,
   Progress,
   ReleaseOptions,
+  RemoveOptions,
   Shape,
   SiteDescription,
   StopLimits,
@@ -25,9 +27,10 @@ import type { OpenNebulaSettings } from "../settings";
 import { OneClient } from "./client";
 import { Clusters } from "./clusters";
 import { Images } from "./images";
-import { refuseUndeliverable } from "./injected-images";
+import { foresee, refuseUndeliverable } from "./injected-images";
 import { TemplateLocks } from "./locks";
 import { isOfCluster, Machines, takesRoom } from "./machines";
+import { Needs } from "./needs";
 import { Networks } from "./networks";
 import { Nodes } from "./nodes";
 import { markOf } from "./objects";
@@ -56,6 +59,7 @@ export class OpenNebulaDriver implements Driver {
   private readonly images: Images;
   private readonly machines: Machines;
   private readonly clusters: Clusters;
+  private readonly needs: Needs;
   private readonly nodes: Nodes;
   private readonly locks: BeatLocks;
   private readonly taken: TakenAddresses;
@@ -73,6 +77,11 @@ export class OpenNebulaDriver implements Driver {
       autostart: false,
       reserves: "running",
       parallelNodes: 8,
+      ...(this.settings.delivery === "image" && {
+        lacks: {
+          retainDisks: "nobody can write a new vc-out.xml into a disk that is kept, and no context disc brings one",
+        },
+      }),
     };
     const { endpoint = "" } = this.settings;
     this.client = new OneClient(endpoint);
@@ -82,6 +91,7 @@ export class OpenNebulaDriver implements Driver {
     this.networks = new Networks(this.client, this.pools, this.settings, this.taken, uid);
     this.images = new Images(this.client, this.pools, this.settings, uid);
     this.machines = new Machines(this.pools);
+    this.needs = new Needs(this.pools, this.networks, this.images, this.settings);
     this.clusters = new Clusters(this.client, this.pools, this.networks, this.images, this.settings);
     this.nodes = new Nodes(
       this.client,
@@ -116,7 +126,7 @@ export class OpenNebulaDriver implements Driver {
       roomOf(this.client, caller, vms, this.settings),
       refuseMissingRights(this.client, caller),
     ]);
-    return describeSite(siteId, room, this.networks, this.pools, this.taken, this.settings);
+    return describeSite(siteId, caller, room, this.networks, this.pools, this.taken, this.settings);
   }
 
   find(clusterName: string): Promise<ClusterRecord | undefined> {
@@ -125,6 +135,10 @@ export class OpenNebulaDriver implements Driver {
 
   read(clusterName: string): Promise<ReadonlyMap<string, ObservedNode>> {
     return this.machines.read(clusterName);
+  }
+
+  foresee(images: ForeseenImages): readonly string[] {
+    return foresee(this.settings, images);
   }
 
   inspect(record: ClusterRecord): Promise<readonly string[]> {
@@ -159,6 +173,7 @@ export class OpenNebulaDriver implements Driver {
         "Lower numCpus or raise cpusPerNode, or let the site's admin raise the quota (`oneuser quota`)",
       ).about("numCpus");
     }
+    await this.needs.refuseBeyondQuotas(caller.quotas, record, own);
     return this.clusters.allocate(record);
   }
 
@@ -194,8 +209,8 @@ export class OpenNebulaDriver implements Driver {
     return this.nodes.shutdown(node, limits);
   }
 
-  remove(node: NodeRef, limits: StopLimits): Promise<void> {
-    return this.nodes.remove(node, limits);
+  remove(node: NodeRef, options: RemoveOptions): Promise<void> {
+    return this.nodes.remove(node, options);
   }
 
   /** With its quotas as they are now. */

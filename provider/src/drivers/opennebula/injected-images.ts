@@ -7,7 +7,7 @@ import { nodeFiles } from "../../node-files/node-files";
 import type { NodeSetUp, PrivateKeys } from "../../node-files/set-up";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { sha256 } from "../../vc-out/digest";
-import type { BootRequest, ClusterRecord, DiskImage, ImageRecord, NodeRef } from "../driver";
+import type { BootRequest, ClusterRecord, DiskImage, ExaminedDisk, ForeseenImages, NodeRef } from "../driver";
 import { ForeignOwner, NotSupported } from "../errors";
 import type { OpenNebulaSettings } from "../settings";
 import { servingFile } from "./image-server";
@@ -20,12 +20,48 @@ import { templateText } from "./template-text";
 const MIB = 1024 * 1024;
 
 /** Whether a node's disk is made for it alone, since nothing in its image reads a context disc. */
-export function isInjected({ delivery }: OpenNebulaSettings, image: DiskImage): boolean {
+export function isInjected({ delivery }: OpenNebulaSettings, image: ExaminedDisk): boolean {
   return (delivery ?? (image.takesContext ? "context" : "image")) === "image";
 }
 
+/** How it is learned that a node of this image is ready: where nothing tells OneGate, it counts as ready when it runs. */
+export function readinessOf(settings: OpenNebulaSettings, image: ExaminedDisk): OpenNebulaSettings["readiness"] {
+  const isHeard = !isInjected(settings, image) && image.reportsReady === true;
+  return settings.readiness === "oneGate" && !isHeard ? "running" : settings.readiness;
+}
+
+/** What a preview says of nodes of these images. @throws NotSupported where they can't be brought here */
+export function foresee(settings: OpenNebulaSettings, images: ForeseenImages): string[] {
+  refuseUndeliverable(settings, images);
+  const { vcName, frontend, compute, retainDisks } = images;
+  if (retainDisks && isInjected(settings, frontend)) {
+    throw new NotSupported(
+      `retainDisks with image ${vcName} at this site`,
+      "it reads no context disc, so that nothing could tell a disk that is kept its new addresses",
+      "Leave retainDisks out, or install one-context or vc-guest in the image",
+    ).about("retainDisks");
+  }
+  const injected = [frontend, compute].filter((image) => isInjected(settings, image));
+  const isDeaf = [frontend, compute].some((image) => readinessOf(settings, image) !== settings.readiness);
+  return [
+    ...(injected.length > 0
+      ? [
+          `${injected.length > 1 ? "each node" : isInjected(settings, frontend) ? "the frontend" : "each compute"} gets a disk of its own, made here: OpenNebula's front-end must reach this machine at ${settings.imageServer}`,
+        ]
+      : []),
+    ...(isDeaf
+      ? [
+          `nothing in its image tells OneGate that a node is ready: it counts as ready when it runs; readiness "ssh" asks it`,
+        ]
+      : []),
+  ];
+}
+
 /** @throws NotSupported where the front-end has no way to such disks */
-export function refuseUndeliverable(settings: OpenNebulaSettings, { vcName, frontend, compute }: ImageRecord): void {
+export function refuseUndeliverable(
+  settings: OpenNebulaSettings,
+  { vcName, frontend, compute }: Pick<ForeseenImages, "vcName" | "frontend" | "compute">,
+): void {
   const needsServer = [frontend, compute].some((image) => isInjected(settings, image));
   if (needsServer && settings.imageServer === undefined) {
     throw new NotSupported(

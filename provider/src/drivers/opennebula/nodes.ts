@@ -1,7 +1,16 @@
 import { setTimeout } from "node:timers/promises";
 import { steadyProgress } from "../../setup/steady-progress";
 import { sha256 } from "../../vc-out/digest";
-import type { BootRequest, Channel, ClusterRecord, NodeRef, Shape, StopLimits, WaitLimits } from "../driver";
+import type {
+  BootRequest,
+  Channel,
+  ClusterRecord,
+  NodeRef,
+  RemoveOptions,
+  Shape,
+  StopLimits,
+  WaitLimits,
+} from "../driver";
 import { AddressTaken, NotFound, NotReady, SiteFailure } from "../errors";
 import type { GuestSsh } from "../guest-ssh";
 import { refuseForeign } from "../ownership";
@@ -10,7 +19,7 @@ import type { OneClient } from "./client";
 import type { Clusters } from "./clusters";
 import { contextOf, VC_OUT, vcOutTags } from "./context";
 import { type Images, mibOf, refuseForeignDisk } from "./images";
-import { InjectedImages, isInjected } from "./injected-images";
+import { InjectedImages, isInjected, readinessOf } from "./injected-images";
 import { type Machines, nodeTags } from "./machines";
 import { machineNameOf } from "./names";
 import type { Networks } from "./networks";
@@ -154,14 +163,14 @@ export class Nodes {
     await this.stop(await this.existing(node), limits);
   }
 
-  async remove(node: NodeRef, { graceSeconds }: StopLimits): Promise<void> {
+  async remove(node: NodeRef, { graceSeconds, keepDisk = false }: RemoveOptions): Promise<void> {
     const vms = await this.machines.of(node);
     await Promise.all(vms.map((vm) => this.terminate(vm, graceSeconds)));
     const disk = await this.images.disk(node);
     const record = await this.clusters.find(node.cluster.name).catch(() => undefined);
     if (disk) {
       refuseForeignDisk(disk, node.cluster);
-      await this.images.remove(disk);
+      await (keepDisk ? this.images.markUsed(disk) : this.images.remove(disk));
     } else if (record && vms.length === 0) {
       refuseForeign(`cluster ${record.name}`, record.mark, node.cluster);
     }
@@ -213,7 +222,7 @@ export class Nodes {
       ],
       ...(!injected && {
         CONTEXT: contextOf(node.node, cluster, keys, request.vcOut, {
-          reportsReady: this.settings.readiness === "oneGate",
+          reportsReady: readinessOf(this.settings, image) === "oneGate",
         }),
       }),
       GRAPHICS: { TYPE: "VNC", LISTEN: "127.0.0.1" },
@@ -485,7 +494,8 @@ export class Nodes {
   }
 
   private async isReady(vm: Vm, node: NodeRef<ClusterRecord>): Promise<boolean> {
-    switch (this.settings.readiness) {
+    const { frontend, compute } = node.cluster.image;
+    switch (readinessOf(this.settings, node.node === "frontend" ? frontend : compute)) {
       case "oneGate":
         return vm.attributes.get("READY") === "YES";
       case "ssh":

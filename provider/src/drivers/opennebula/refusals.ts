@@ -42,7 +42,7 @@ export function refusal(method: string, message: string, code: number, _object: 
       return new Denied(
         "OpenNebula doesn't let us in",
         said,
-        "See whether virtual-cluster:oneAuth, or the file that ONE_AUTH names, holds the right user:password; a token may have expired",
+        "See whether virtual-cluster:oneAuth, or the file that ONE_AUTH names, holds the right user:password; a token may have expired. `pulumi refresh` and `destroy` have the one that was set at the last `pulumi up`",
       );
     case AUTHORIZATION:
       return new Denied(summary, said, rightsHint(said));

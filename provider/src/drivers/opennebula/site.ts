@@ -20,6 +20,7 @@ import {
   type Vnet,
 } from "./objects";
 import type { Pools } from "./pools";
+import { type Quota, type Quotas, quotasOf } from "./quotas";
 import { ruleHint } from "./refusals";
 import type { TakenAddresses } from "./taken-addresses";
 
@@ -28,7 +29,7 @@ export interface Caller {
   readonly uid: number;
   readonly name: string;
   readonly groups: readonly number[];
-  readonly user: XmlElement;
+  readonly quotas: Quotas;
 }
 
 export async function callerOf(client: OneClient): Promise<Caller> {
@@ -38,7 +39,7 @@ export async function callerOf(client: OneClient): Promise<Caller> {
     uid: numberAt(user, "ID"),
     name: textAt(user, "NAME"),
     groups: [...new Set([numberAt(user, "GID"), ...groups])],
-    user,
+    quotas: await quotasOf(client, user),
   };
 }
 
@@ -70,7 +71,7 @@ export async function roomOf(
 ): Promise<Room> {
   const share = settings.cpuShare ?? 1;
   const asleep = vms.filter((vm) => markOf(vm) && !takesRoom(vm));
-  const quota = quotaOf(caller.user);
+  const quota = (name: string) => caller.quotas("VM", name);
   const asCpus = (physical: number) => Math.floor(physical / share + 1e-9);
   const ofQuota = {
     cpus: {
@@ -109,23 +110,6 @@ export async function roomOf(
 
 const MONITORED = 2;
 
-/** A limit of -1 is the default's, one of -2 and an absent one are none. */
-function quotaOf(user: XmlElement): (name: string) => { readonly limit: number; readonly free: number } {
-  const own = element(user, "VM_QUOTA", "VM");
-  const defaults = element(user, "DEFAULT_USER_QUOTAS", "VM_QUOTA", "VM");
-  const limitIn = (quota: XmlElement | undefined, name: string) => {
-    const text = textAt(quota, name);
-    return text === "" ? -1 : Number(text);
-  };
-  return (name) => {
-    const mine = limitIn(own, name);
-    const limit = mine === -1 ? limitIn(defaults, name) : mine;
-    return limit < 0
-      ? { limit: Number.POSITIVE_INFINITY, free: Number.POSITIVE_INFINITY }
-      : { limit, free: limit - numberAt(own, `${name}_USED`) };
-  };
-}
-
 function rootPool(xml: string): XmlElement | undefined {
   // An empty pool is an empty element, which is no element here.
   return /<HOST>/.test(xml) ? rootOf(xml, "HOST_POOL") : undefined;
@@ -154,6 +138,7 @@ export function publicNetworkOf(vnet: Vnet, settings: OpenNebulaSettings) {
 
 export async function describeSite(
   siteId: string,
+  { quotas }: Caller,
   room: Room,
   networks: Networks,
   pools: Pools,
@@ -172,7 +157,7 @@ export async function describeSite(
     .filter((ip) => ip !== publicNetwork.gateway && (wanted?.has(ip) ?? true))
     .toSorted((one, other) => toNumber(one) - toNumber(other));
   const takenAddresses = takenIn(vnet, own, publicNetwork.gateway);
-  refuseFullNetwork(vnet, publicAddresses, takenAddresses);
+  refuseFullNetwork(vnet, publicAddresses, takenAddresses, quotas("NETWORK", "LEASES", vnet.id));
   // Nothing shows who has these.
   for (const ip of taken.of(vnet.id)) {
     takenAddresses.set(ip, takenAddresses.get(ip) ?? { description: "somebody whom OpenNebula doesn't let us see" });
@@ -219,15 +204,25 @@ function takenIn(vnet: Vnet, own: readonly Vnet[], gateway: string): Map<string,
   return holders;
 }
 
-/** How many are taken everybody sees, whose they are not. */
-function refuseFullNetwork(vnet: Vnet, addresses: readonly string[], taken: ReadonlyMap<string, Holder>): void {
+/** How many are taken everybody sees, whose they are not. With an address of ours there is a cluster that needs no other. */
+function refuseFullNetwork(
+  vnet: Vnet,
+  addresses: readonly string[],
+  taken: ReadonlyMap<string, Holder>,
+  leases: Quota,
+): void {
   const [size, used] = [sum(vnet.ranges, (range) => range.size), sum(vnet.ranges, (range) => range.used)];
   const holdsOurs = addresses.some((ip) => taken.get(ip)?.cluster !== undefined);
-  if (size > 0 && used >= size && !holdsOurs) {
+  const [isFull, isSpent] = [size > 0 && used >= size, leases.free < 1];
+  if ((isFull || isSpent) && !holdsOurs) {
     throw new NoCapacity(
       "no public address is left",
-      `all ${size} of network ${vnet.name} are in use`,
-      "Destroy a cluster, or let the site's admin add addresses (`onevnet addar`)",
+      isFull
+        ? `all ${size} of network ${vnet.name} are in use`
+        : `the quota for network ${vnet.name} is ${leases.limit}`,
+      isFull
+        ? "Destroy a cluster, or let the site's admin add addresses (`onevnet addar`)"
+        : "Destroy a cluster, or let the site's admin raise the quota (`oneuser quota`)",
     ).about("site");
   }
 }

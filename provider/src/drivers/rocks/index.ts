@@ -40,6 +40,7 @@ const CAPABILITIES: Capabilities = {
   autostart: false,
   reserves: "allocated",
   parallelNodes: 4,
+  lacks: { retainDisks: "Rocks forgets on which host a disk lies when its machine goes" },
 };
 
 const DISK_FOLDER = "/state/partition1/virtual-cluster";
