@@ -54,7 +54,11 @@ export async function convertImage(conversion: Conversion, progress: Progress): 
     const { size } = await stat(disk);
     const grows = diskSize !== undefined && diskSize * 1024 * 1024 > size;
     if (diskSize !== undefined && diskSize * 1024 * 1024 < size) {
-      throw new InvalidImage(`disk ${from}`, `has ${Math.ceil(size / 1024 / 1024)} MiB`, "A disk can only grow");
+      throw new InvalidImage(
+        `disk ${from}`,
+        `has ${Math.ceil(size / 1024 / 1024)} MiB already`,
+        "Ask for at least that: a disk only grows",
+      );
     }
     if (grows) {
       await truncate(disk, diskSize * 1024 * 1024);
@@ -78,7 +82,7 @@ async function copyRaw(from: string, to: string): Promise<void> {
     const more = reads ? `, and has its ${reads.what} ${JSON.stringify(reads.name)}` : "";
     throw new InvalidImage(
       `disk ${from}`,
-      `is ${name}${more}`,
+      `is ${name}${more}: neither RAW nor qcow2 in one file`,
       reads ? "Copy it into one file: qemu-img convert -O raw, where all of them are yours" : fix,
     );
   }

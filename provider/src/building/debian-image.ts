@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { access, chmod, link, mkdir, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
-import { dirname, join, relative } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { GUEST_FOLDER } from "../guest-folder";
@@ -22,6 +22,8 @@ export interface DebianRecipe {
    * the folder with vc-guest in GUEST. The image is made anew when something in its folder has changed.
    */
   readonly customize: string;
+  /** A program that `customize` runs inside, as it finds in SCRIPT. */
+  readonly script?: string;
   /** MiB. */
   readonly diskSize: number;
 }
@@ -82,13 +84,17 @@ const BUILDER_VERSION = 2;
  * of its name the `vc-in.xml`, two RAW disks (sparse, and one file under two names) and `manifest.json`. Follows the
  * PRAGMA virtual cluster image standard, phase 4. An image made from the same recipe is left alone; another one is
  * replaced when the new one is whole. Needs Debian, mmdebstrap, e2fsprogs, grub-common and grub-pc-bin, and root or sudo.
+ * @returns whether it was made now
  */
-export async function buildDebianImage(recipe: DebianRecipe, { folder, progress }: ImageBuildOptions): Promise<void> {
+export async function buildDebianImage(
+  recipe: DebianRecipe,
+  { folder, progress }: ImageBuildOptions,
+): Promise<boolean> {
   const { vcName } = recipe;
   const tell = (line: string) => progress(`Image ${vcName}: ${line}`);
   const target = join(folder, vcName);
   const digest = await recipeDigest(recipe);
-  if (await isBuilt(target, digest)) return;
+  if (await isBuilt(target, digest)) return false;
 
   await mkdir(folder, { recursive: true });
   const workspace = await mkdtemp(join(folder, `.${vcName}-`));
@@ -110,6 +116,7 @@ export async function buildDebianImage(recipe: DebianRecipe, { folder, progress 
     await rename(workspace, target);
     await listImage(folder, vcName, `${vcName}/vc-in.xml`);
     tell(`ready in ${target}`);
+    return true;
   } finally {
     await rm(workspace, { recursive: true, force: true });
   }
@@ -128,7 +135,7 @@ async function isBuilt(target: string, recipe: string): Promise<boolean> {
   }
 }
 
-async function recipeDigest({ vcName, packages, customize, diskSize }: DebianRecipe): Promise<string> {
+async function recipeDigest({ vcName, packages, customize, script, diskSize }: DebianRecipe): Promise<string> {
   const hash = createHash("sha256").update(
     JSON.stringify([BUILDER_VERSION, packages, PATH_FILTERS, diskSize, vcIn(vcName)]),
   );
@@ -137,12 +144,13 @@ async function recipeDigest({ vcName, packages, customize, diskSize }: DebianRec
     const files = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
     for (const file of files.sort()) hash.update(`\0${relative(folder, file)}\0`).update(await readFile(file));
   }
+  if (script !== undefined) hash.update(`\0script\0`).update(await readFile(script));
   return hash.digest("hex");
 }
 
 /** Installs the packages into a tree that only lives as long as this call, and makes `disk` from it. */
 async function installSystem(
-  { vcName, packages, customize, diskSize }: DebianRecipe,
+  { vcName, packages, customize, script, diskSize }: DebianRecipe,
   disk: string,
   digest: string,
   tell: (line: string) => void,
@@ -150,6 +158,7 @@ async function installSystem(
   const codename = await debianCodename();
   const environment = {
     GUEST: GUEST_FOLDER,
+    ...(script !== undefined && { SCRIPT: resolve(script) }),
     DISK: disk,
     DISK_MIB: String(diskSize),
     // The same recipe gives the same file system UUID, as the boot loader's configuration is part of it.

@@ -25,6 +25,6 @@ const DEMO: DebianRecipe = {
 };
 
 /** The image of the quickstart: RAW disks of 512 MiB with two kernels, one of them for machines without virtio. */
-export function buildDemoImage(options: ImageBuildOptions): Promise<void> {
+export function buildDemoImage(options: ImageBuildOptions): Promise<boolean> {
   return buildDebianImage(DEMO, options);
 }

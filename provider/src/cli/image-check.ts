@@ -4,11 +4,11 @@ import type { Progress } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
 import { fetchImage } from "../images/fetch";
 import { type Description, describe, describeAt, type FoundImage, findImage, findImageAt } from "../images/repository";
-import { checkImage, type Part, type Report, type Subject } from "../images/standard/check";
+import { checkImage, type Subject } from "../images/standard/check";
 import { parseVcIn } from "../images/vc-in";
 import { repositoryHere } from "./image-list";
-import { alignColumns } from "./table";
-import { type Fail, printable, type Terminal } from "./terminal";
+import { reportText } from "./image-report";
+import type { Fail, Terminal } from "./terminal";
 
 interface Options {
   readonly repository?: string;
@@ -52,7 +52,7 @@ export function addImageCheck(image: Command, terminal: Terminal, fail: Fail): v
         command.error("error: --repository goes with an image's name");
       }
       const report = await checkImage(await subjectOf(name, options, terminal.err));
-      terminal.out(options.json ? JSON.stringify(report, undefined, 2) : printable(textOf(report)));
+      terminal.out(options.json ? JSON.stringify(report, undefined, 2) : reportText(report));
       if (!report.conformant) {
         fail();
       }
@@ -67,7 +67,11 @@ async function subjectOf(name: string | undefined, options: Options, progress: P
   if (name.includes("/")) {
     return subjectAt(await describeAt(name), () => findImageAt(name), progress);
   }
-  const repository = options.repository ?? (await repositoryHere());
+  return subjectIn(options.repository ?? (await repositoryHere()), name, progress);
+}
+
+/** An image of a repository. */
+export async function subjectIn(repository: string, name: string, progress: Progress): Promise<Subject> {
   return subjectAt(await describe(repository, name), () => findImage(repository, name), progress);
 }
 
@@ -94,35 +98,4 @@ function namesDisks({ text, origin }: Description): boolean {
     }
     throw error;
   }
-}
-
-function textOf({ conformant, parts }: Report): string {
-  const findings = parts.flatMap((part) => part.findings);
-  const counts = (["error", "warning", "info"] as const)
-    .map((level) => [level, findings.filter((found) => found.level === level).length] as const)
-    .filter(([, count]) => count > 0)
-    .map(([level, count]) => (level === "info" ? `${count} to know` : `${count} ${level}${count === 1 ? "" : "s"}`));
-  const verdict = `${conformant ? "Conforms" : "Doesn't conform"} to the image standard${counts.length > 0 ? `: ${counts.join(", ")}` : ""}.`;
-  return [...parts.map(partText), verdict].join("\n\n");
-}
-
-function partText({ about, file, facts, findings, holds, notLookedAt }: Part): string {
-  const rows = alignColumns(findings.map(({ level, rule, found }) => [level, rule, found])).split("\n");
-  const widest = (texts: readonly string[]) => Math.max(0, ...texts.map(({ length }) => length));
-  const indent = " ".repeat(6 + widest(findings.map(({ level }) => level)) + widest(findings.map(({ rule }) => rule)));
-  const lines = findings.flatMap(({ where, fix }, index) => [
-    `  ${rows[index]}`,
-    ...(where ? [`${indent}in ${where}`] : []),
-    ...(fix ? [`${indent}→ ${fix}`] : []),
-  ]);
-  return [
-    `${about}: ${file}`,
-    ...(facts.length > 0 ? [`  ${facts.join("; ")}`] : []),
-    ...lines,
-    `  ${holds.length} rules hold${notLookedAt.length > 0 ? `; not looked at: ${inShort(notLookedAt)}` : ""}`,
-  ].join("\n");
-}
-
-function inShort(names: readonly string[]): string {
-  return names.length > 8 ? `${names.length} more` : names.join(", ");
 }

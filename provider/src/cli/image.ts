@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { addImageBuild } from "./image-build";
 import { addImageCheck } from "./image-check";
 import { addImageList } from "./image-list";
 import { addImagePack } from "./image-pack";
@@ -9,10 +10,11 @@ import type { Fail, Terminal } from "./terminal";
 export function addImage(program: Command, terminal: Terminal, fail: Fail): void {
   const image = program
     .command("image")
-    .summary("check, list, show and pack images")
+    .summary("build, check, list, show and pack images")
     .description("Looks after images and the repositories that hold them.");
   addImageList(image, terminal);
   addImageShow(image, terminal);
+  addImageBuild(image, terminal, fail);
   addImageCheck(image, terminal, fail);
   addImagePack(image, terminal);
 }
