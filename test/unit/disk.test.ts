@@ -8,6 +8,7 @@ import { InvalidImage } from "../../provider/src/drivers/errors";
 import { digestOf, locateDisk } from "../../provider/src/images/digests";
 import { examineDisk } from "../../provider/src/images/disk";
 import { makeFakeDisk } from "../conformance/fake-guest";
+import { initramfs } from "./disk-corpus";
 
 const MIB = 1024 * 1024;
 const SBIN = { PATH: `${process.env.PATH}:/usr/sbin:/sbin` };
@@ -86,6 +87,26 @@ describe("a disk", () => {
       );
       expect((await examineDisk(file)).devices).to.equal("sata");
     });
+
+    for (const [what, modules, devices] of [
+      ["SATA alone", ["ata/ata_piix.ko", "scsi/sd_mod.ko"], "sata"],
+      ["SATA and virtio", ["ata/ahci.ko", "scsi/sd_mod.ko", "block/virtio_blk.ko"], "virtio"],
+      ["neither", [], "virtio"],
+    ] as const) {
+      it(`gets ${devices} where its initramfs was made for ${what}`, async () => {
+        const tree = join(folder, `tree of ${what}`);
+        const lists = join(tree, "lib", "modules", "6.1.0");
+        await mkdir(lists, { recursive: true });
+        await mkdir(join(tree, "boot"));
+        const drivers = ["block/virtio_blk", "net/virtio_net"].map((name) => `kernel/drivers/${name}.ko.xz:\n`);
+        await writeFile(join(lists, "modules.dep"), drivers.join(""));
+        await writeFile(join(tree, "boot", "initrd.img-6.1.0"), await initramfs({ modules, compress: ["gzip"] }));
+        const file = await changed((name) =>
+          execa("mke2fs", ["-q", "-F", "-t", "ext4", "-d", tree, "-E", `offset=${MIB}`, name, "15360k"], { env: SBIN }),
+        );
+        expect((await examineDisk(file)).devices).to.equal(devices);
+      });
+    }
 
     it("gets SATA when it holds no kernel modules at all", async () => {
       const file = await changed((name) =>

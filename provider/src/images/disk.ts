@@ -2,8 +2,8 @@ import type { DiskImage, ExaminedDisk } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
 import { type Bytes, partOf, withBytes } from "./bytes";
 import { type Container, containerOf } from "./container";
+import { devicesFor } from "./devices";
 import type { GuestFileSystem } from "./file-system";
-import { hasVirtioDrivers, kernelsOf } from "./kernels";
 import { findNetworkReader } from "./network-reader";
 import { type Partition, type PartitionTable, readPartitions } from "./partitions";
 import { type RootPlace, withRoot } from "./root";
@@ -113,16 +113,6 @@ export async function refuseUnrunnable(file: string, layout: DiskLayout, put?: s
       throw new InvalidImage(`disk ${file}`, first.found, first.fix);
     }
   }
-}
-
-/** What a machine must offer so that this system finds its disk and its network. */
-export async function devicesFor(root: GuestFileSystem): Promise<DiskImage["devices"]> {
-  return (await hasVirtio(root)) ? "virtio" : "sata";
-}
-
-/** Whether some kernel inside has drivers for virtio disks and NICs, built in or as modules. */
-async function hasVirtio(root: GuestFileSystem): Promise<boolean> {
-  return (await kernelsOf(root)).some(hasVirtioDrivers);
 }
 
 /** Where the root file system of a prepared disk is. */

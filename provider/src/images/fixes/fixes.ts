@@ -1,4 +1,5 @@
-import { type DiskLayout, devicesFor, type OpenDisk } from "../disk";
+import { devicesFor } from "../devices";
+import type { DiskLayout, OpenDisk } from "../disk";
 import type { GuestFileSystem } from "../file-system";
 import type { GuestChange } from "../inject";
 import type { RootPlace } from "../root";
