@@ -49,7 +49,7 @@ if (!has("--no-setup")) {
 }
 
 if (!has("--no-setup") && !has("--bench")) {
-  const status = run([join(root, "test", "set-up.mjs")]);
+  const status = run([join(root, "test", "set-up.mjs"), ...(has("--long") ? ["--long"] : [])]);
   if (status !== 0) {
     process.exit(status);
   }

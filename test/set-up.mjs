@@ -1,6 +1,7 @@
 // What the tests need beyond what the quickstart installs: an sshd for a site of their own on "another host", programs that
-// make disks and initramfs of other kinds, setfacl for a Rocks site, xmllint for schemas, and the shells and awks that the guest program must run under. Network
-// stacks, whose own programs judge what the guest program writes for them, are only unpacked: this machine has its own.
+// make disks and initramfs of other kinds, setfacl for a Rocks site, xmllint for schemas, and the shells and awks that the
+// guest program must run under. Network stacks, whose own programs judge what the guest program writes for them, are only
+// unpacked: this machine has its own. With --long also libguestfs, and a kernel for its machine.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -14,11 +15,12 @@ const { home } = require("../provider/dist/home.js");
 const busybox = ["/bin/busybox", "/usr/bin/busybox"].some((path) => existsSync(path)) ? [] : ["busybox"];
 const disks = ["fdisk", "gdisk", "xfsprogs", "btrfs-progs", "dosfstools", "cryptsetup-bin", "bcache-tools"];
 const packers = ["xz-utils", "bzip2", "zstd", "lz4"];
+const others = process.argv.includes("--long") ? ["guestfish", "libguestfs-xfs", "linux-image-cloud-amd64"] : [];
 const stacks = ["ifupdown", "netplan.io", "libnetplan0", "network-manager", "libnm0"];
 
 await installSystemPackages(
   (line) => process.stdout.write(`${line}\n`),
-  ["acl", "openssh-server", "libxml2-utils", "gawk", "original-awk", ...busybox, ...disks, ...packers],
+  ["acl", "openssh-server", "libxml2-utils", "gawk", "original-awk", ...busybox, ...disks, ...packers, ...others],
 ).catch((error) => {
   process.stderr.write(`${error.message}\n`);
   process.exitCode = 1;
