@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { execa } from "execa";
 import pLimit from "p-limit";
-import { withOverlay } from "../../provider/src/images/overlay";
+import { withOverlay } from "../../provider/src/images/disk/overlay";
 import { row, seconds } from "./measure";
 
 const GIB = 1024 ** 3;

@@ -1,7 +1,7 @@
 import { mkdir, open, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { execa } from "execa";
-import { bootSector, FIRST_PARTITION_OFFSET } from "../../provider/src/images/boot-loader";
+import { bootSector, FIRST_PARTITION_OFFSET } from "../../provider/src/images/disk/boot-loader";
 
 const DISK_BYTES = 16 * 1024 * 1024;
 

@@ -6,9 +6,9 @@ import { sitePaths } from "../../provider/src/default-site/paths";
 import type * as defaultSite from "../../provider/src/default-site/site";
 import type { DiskImage } from "../../provider/src/drivers/driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "../../provider/src/drivers/libvirt";
-import { FIRST_PARTITION_OFFSET } from "../../provider/src/images/boot-loader";
-import { digestOf } from "../../provider/src/images/digests";
-import { examineDisk } from "../../provider/src/images/disk";
+import { FIRST_PARTITION_OFFSET } from "../../provider/src/images/disk/boot-loader";
+import { digestOf } from "../../provider/src/images/disk/digests";
+import { examineDisk } from "../../provider/src/images/disk/disk";
 import type { Backend } from "./backend";
 import { type FakeGuest, makeFakeDisk } from "./fake-guest";
 

@@ -3,9 +3,9 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import { execa } from "execa";
-import { digestOf } from "../../provider/src/images/digests";
-import { examineDisk } from "../../provider/src/images/disk";
-import { debugfsTarget } from "../../provider/src/images/file-system";
+import { digestOf } from "../../provider/src/images/disk/digests";
+import { examineDisk } from "../../provider/src/images/disk/disk";
+import { debugfsTarget } from "../../provider/src/images/root/file-system";
 import { BOOT_ID, expectListedOnAll, Life } from "../acceptance/life";
 import { World } from "../acceptance/world";
 

@@ -2,8 +2,8 @@ import { cp, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
-import { examineDisk } from "../../provider/src/images/disk";
-import { debugfsTarget } from "../../provider/src/images/file-system";
+import { examineDisk } from "../../provider/src/images/disk/disk";
+import { debugfsTarget } from "../../provider/src/images/root/file-system";
 import { World } from "../acceptance/world";
 
 describe("an image whose kernel has no virtio drivers", function () {

@@ -8,7 +8,7 @@ import type { ClusterRecord, DiskImage } from "../../provider/src/drivers/driver
 import { baseVolume, Clusters } from "../../provider/src/drivers/libvirt/clusters";
 import { Virsh } from "../../provider/src/drivers/libvirt/virsh";
 import { Volumes } from "../../provider/src/drivers/libvirt/volumes";
-import { digestOf } from "../../provider/src/images/digests";
+import { digestOf } from "../../provider/src/images/disk/digests";
 import { missingPrograms, RemoteSite } from "../acceptance/remote-site";
 
 const MEBIBYTE = 1024 * 1024;

@@ -5,7 +5,7 @@ import { expect } from "chai";
 import { execa } from "execa";
 import { main } from "../../provider/src/cli/vc";
 import { home } from "../../provider/src/home";
-import { type CacheEntry, cachedFile, cacheEntries, pruneCache } from "../../provider/src/images/cache";
+import { type CacheEntry, cachedFile, cacheEntries, pruneCache } from "../../provider/src/images/repository/cache";
 import { failure } from "../failure";
 import { FileServer } from "./file-server";
 import { ImageFolder, vcIn } from "./image-folder";
@@ -32,7 +32,7 @@ describe("the cache", () => {
       stdin: "pipe",
       reject: false,
     });
-  const USE = 'require(process.env.SOURCE + "/images/cache.ts")';
+  const USE = 'require(process.env.SOURCE + "/images/repository/cache.ts")';
   const makes = (key: string, content: string) => (file: string) => writeFile(file, `${key} ${content}`);
   /** As if the last use had been so many days ago. */
   const age = async (days: number) => {
@@ -139,8 +139,8 @@ describe("the cache", () => {
       setTimeout(() => response.destroy(), 20);
       return true;
     };
-    const { all } = await run(`const { findImage } = require(process.env.SOURCE + "/images/repository.ts");
-      const { fetchImage } = require(process.env.SOURCE + "/images/fetch.ts");
+    const { all } = await run(`const { findImage } = require(process.env.SOURCE + "/images/repository/repository.ts");
+      const { fetchImage } = require(process.env.SOURCE + "/images/repository/fetch.ts");
       const limits = { answer: 500, text: 500, window: 500, pause: 1 };
       findImage(${JSON.stringify(server.url)}, "demo", limits).then((found) => fetchImage(found, () => undefined, limits))
         .catch((error) => console.log(error.message));`);

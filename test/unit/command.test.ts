@@ -9,7 +9,7 @@ import { type ProgramFailed, Programs, TIME_LIMITS } from "../../provider/src/dr
 import type { ClusterRecord } from "../../provider/src/drivers/driver";
 import { ForeignOwner, NoCapacity, NotSupported, SiteFailure, Unreachable } from "../../provider/src/drivers/errors";
 import type { CommandSettings } from "../../provider/src/drivers/settings";
-import { parseVcIn } from "../../provider/src/images/vc-in";
+import { parseVcIn } from "../../provider/src/images/repository/vc-in";
 import { SITE_DECIDES } from "../../provider/src/plan/plan";
 import { statOf } from "../../provider/src/process-stat";
 import type { Properties } from "../../provider/src/resources/host";

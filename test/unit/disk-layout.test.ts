@@ -3,11 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { InvalidImage } from "../../provider/src/drivers/errors";
-import { withBytes } from "../../provider/src/images/bytes";
-import { containerOf } from "../../provider/src/images/container";
-import { examineDisk, layoutOf } from "../../provider/src/images/disk";
-import { lastOnDisk, type PartitionTable, readPartitions } from "../../provider/src/images/partitions";
-import { signaturesOf } from "../../provider/src/images/signatures";
+import { withBytes } from "../../provider/src/images/disk/bytes";
+import { containerOf } from "../../provider/src/images/disk/container";
+import { examineDisk, layoutOf } from "../../provider/src/images/disk/disk";
+import { lastOnDisk, type PartitionTable, readPartitions } from "../../provider/src/images/disk/partitions";
+import { signaturesOf } from "../../provider/src/images/disk/signatures";
 import { MIB, makeDisk, partition, patch, run, sparse, u32 } from "./disk-corpus";
 
 describe("what a disk's bytes say", function () {

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
 import { InvalidImage } from "../../provider/src/drivers/errors";
-import { digestOf, locateDisk } from "../../provider/src/images/digests";
-import { examineDisk } from "../../provider/src/images/disk";
+import { digestOf, locateDisk } from "../../provider/src/images/disk/digests";
+import { examineDisk } from "../../provider/src/images/disk/disk";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import { initramfs } from "./disk-corpus";
 

@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { expect } from "chai";
 import { InvalidImage, NotFound, type VirtualClusterError } from "../../provider/src/drivers/errors";
-import { fetchImage } from "../../provider/src/images/fetch";
-import { findImage } from "../../provider/src/images/repository";
-import { unpack } from "../../provider/src/images/unpack";
+import { fetchImage } from "../../provider/src/images/repository/fetch";
+import { findImage } from "../../provider/src/images/repository/repository";
+import { unpack } from "../../provider/src/images/repository/unpack";
 import { failure } from "../failure";
 import { file, ImageFolder, vcIn } from "./image-folder";
 

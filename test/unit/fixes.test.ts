@@ -3,14 +3,14 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
-import { hashOf } from "../../provider/src/images/digests";
-import { withDisk } from "../../provider/src/images/disk";
-import { ExtFileSystem } from "../../provider/src/images/file-system";
+import { hashOf } from "../../provider/src/images/disk/digests";
+import { withDisk } from "../../provider/src/images/disk/disk";
 import { BOOT_FILES, CONSOLE, fixBootFile } from "../../provider/src/images/fixes/boot-files";
 import type { DiskNames } from "../../provider/src/images/fixes/disk-names";
 import { copyFixed } from "../../provider/src/images/fixes/fixed-disk";
 import { type Fixes, findFixes } from "../../provider/src/images/fixes/fixes";
 import { fixFstab } from "../../provider/src/images/fixes/fstab";
+import { ExtFileSystem } from "../../provider/src/images/root/file-system";
 
 const ROOT_UUID = "0b1d2f3a-1111-4222-8333-444455556666";
 const DISK: DiskNames = {

@@ -3,14 +3,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
-import { ExtFileSystem } from "../../provider/src/images/file-system";
-import { injectInto, withOverlay } from "../../provider/src/images/overlay";
+import { injectInto, withOverlay } from "../../provider/src/images/disk/overlay";
+import { ExtFileSystem } from "../../provider/src/images/root/file-system";
 
 const MIB = 1024 * 1024;
 const BASE_MIB = 32;
 const ROOT: RootPlace = { offset: MIB, kind: "ext" };
 
-import type { RootPlace } from "../../provider/src/images/root";
+import type { RootPlace } from "../../provider/src/images/root/root";
 
 interface Table {
   readonly partitions: Array<{ readonly start: number; readonly size: number }>;

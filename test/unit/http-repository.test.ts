@@ -11,9 +11,9 @@ import {
   Unreachable,
   type VirtualClusterError,
 } from "../../provider/src/drivers/errors";
-import { fetchImage } from "../../provider/src/images/fetch";
-import { type HttpLimits, redirected } from "../../provider/src/images/http-client";
-import { findImage, namesIn } from "../../provider/src/images/repository";
+import { fetchImage } from "../../provider/src/images/repository/fetch";
+import { type HttpLimits, redirected } from "../../provider/src/images/repository/http-client";
+import { findImage, namesIn } from "../../provider/src/images/repository/repository";
 import { failure } from "../failure";
 import { type Answer, FileServer } from "./file-server";
 import { file, ImageFolder, vcIn } from "./image-folder";

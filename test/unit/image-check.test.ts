@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { expect } from "chai";
 import { main } from "../../provider/src/cli/vc";
 import { InvalidImage } from "../../provider/src/drivers/errors";
-import { withBytes } from "../../provider/src/images/bytes";
-import { examineDisk, layoutOf } from "../../provider/src/images/disk";
-import { readInitramfs } from "../../provider/src/images/initramfs";
+import { withBytes } from "../../provider/src/images/disk/bytes";
+import { examineDisk, layoutOf } from "../../provider/src/images/disk/disk";
+import { readInitramfs } from "../../provider/src/images/disk/initramfs";
 import { checkImage, type Report, RULES } from "../../provider/src/images/standard/check";
 import { LAYOUT_RULES } from "../../provider/src/images/standard/layout";
 import {

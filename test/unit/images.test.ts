@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { InvalidImage, NotFound, VirtualClusterError } from "../../provider/src/drivers/errors";
-import { fetchImage } from "../../provider/src/images/fetch";
-import { findImage, parseVcdb } from "../../provider/src/images/repository";
-import { parseVcIn } from "../../provider/src/images/vc-in";
+import { fetchImage } from "../../provider/src/images/repository/fetch";
+import { findImage, parseVcdb } from "../../provider/src/images/repository/repository";
+import { parseVcIn } from "../../provider/src/images/repository/vc-in";
 import { parseXml } from "../../provider/src/images/xml";
 
 const DISK = `<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='frontend.raw'/><target dev='vda'/></disk>`;

@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
-import { examineDisk } from "../../provider/src/images/disk";
-import { debugfsTarget } from "../../provider/src/images/file-system";
+import { examineDisk } from "../../provider/src/images/disk/disk";
+import { debugfsTarget } from "../../provider/src/images/root/file-system";
 import { makeFakeDisk } from "../conformance/fake-guest";
 
 const MIB = 1024 * 1024;

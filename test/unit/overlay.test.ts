@@ -4,18 +4,18 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import { execa } from "execa";
-import { hashOf } from "../../provider/src/images/digests";
-import { debugfsTarget, ExtFileSystem } from "../../provider/src/images/file-system";
-import type { GuestChanges } from "../../provider/src/images/inject";
-import { injectInto, withOverlay } from "../../provider/src/images/overlay";
-import type { RootPlace } from "../../provider/src/images/root";
+import { hashOf } from "../../provider/src/images/disk/digests";
+import type { GuestChanges } from "../../provider/src/images/disk/inject";
+import { injectInto, withOverlay } from "../../provider/src/images/disk/overlay";
+import { debugfsTarget, ExtFileSystem } from "../../provider/src/images/root/file-system";
+import type { RootPlace } from "../../provider/src/images/root/root";
 import { makeFakeDisk } from "../conformance/fake-guest";
 
 const MIB = 1024 * 1024;
 const ROOT: RootPlace = { offset: MIB, kind: "ext" };
 const OVERLAY = { base: __filename, baseAtSite: "/no/base", size: 1048576, root: { offset: 0, kind: "ext" } };
 const PROGRAM = `
-require(${JSON.stringify(require.resolve("../../provider/dist/images/overlay.js"))})
+require(${JSON.stringify(require.resolve("../../provider/dist/images/disk/overlay.js"))})
   .withOverlay({ ...${JSON.stringify(OVERLAY)}, changes: async () => [] }, async () => {});
 `;
 

@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import { InvalidImage } from "../../provider/src/drivers/errors";
-import { parseVcIn } from "../../provider/src/images/vc-in";
+import { parseVcIn } from "../../provider/src/images/repository/vc-in";
 import { file, vcIn } from "./image-folder";
 
 const NIC = '<interface type="network"><model type="virtio"/></interface>';

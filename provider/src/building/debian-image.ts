@@ -4,10 +4,10 @@ import { dirname, join, relative, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { GUEST_FOLDER } from "../guest-folder";
-import { bootSector, installBootLoader } from "../images/boot-loader";
-import { hashOf } from "../images/digests";
-import { listImage } from "../images/repository-folder";
-import { vcInText } from "../images/vc-in-text";
+import { bootSector, installBootLoader } from "../images/disk/boot-loader";
+import { hashOf } from "../images/disk/digests";
+import { listImage } from "../images/repository/repository-folder";
+import { vcInText } from "../images/repository/vc-in-text";
 
 /** What an image is made of. */
 export interface DebianRecipe {

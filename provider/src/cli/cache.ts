@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { type CacheEntry, cacheEntries, pruneCache } from "../images/cache";
+import { type CacheEntry, cacheEntries, pruneCache } from "../images/repository/cache";
 import { mebibytes, parseCount } from "./sizes";
 import { alignColumns } from "./table";
 import { printable, type Terminal } from "./terminal";

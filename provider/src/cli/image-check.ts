@@ -2,10 +2,17 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { Progress } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
-import { fetchImage } from "../images/fetch";
-import { type Description, describe, describeAt, type FoundImage, findImage, findImageAt } from "../images/repository";
+import { fetchImage } from "../images/repository/fetch";
+import {
+  type Description,
+  describe,
+  describeAt,
+  type FoundImage,
+  findImage,
+  findImageAt,
+} from "../images/repository/repository";
+import { parseVcIn } from "../images/repository/vc-in";
 import { checkImage, type Subject } from "../images/standard/check";
-import { parseVcIn } from "../images/vc-in";
 import { repositoryHere } from "./image-list";
 import { reportText } from "./image-report";
 import type { Fail, Terminal } from "./terminal";

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { home } from "../home";
-import { namesIn } from "../images/repository";
+import { namesIn } from "../images/repository/repository";
 import { backendsHere, configurationHere } from "./site-option";
 import { alignColumns } from "./table";
 import { printable, type Terminal } from "./terminal";

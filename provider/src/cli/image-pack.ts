@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { packImage } from "../images/pack";
+import { packImage } from "../images/repository/pack";
 import { mebibytes, parseCount, parseSize } from "./sizes";
 import type { Terminal } from "./terminal";
 

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
-import { type FoundDisk, type FoundImage, findImage } from "../images/repository";
-import type { VcInNode } from "../images/vc-in";
+import { type FoundDisk, type FoundImage, findImage } from "../images/repository/repository";
+import type { VcInNode } from "../images/repository/vc-in";
 import { repositoryHere } from "./image-list";
 import { mebibytes } from "./sizes";
 import { alignColumns } from "./table";

@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { closest } from "../closest";
 import { NotFound, VirtualClusterError } from "../drivers/errors";
 import { home } from "../home";
-import { findImage, namesIn } from "../images/repository";
+import { findImage, namesIn } from "../images/repository/repository";
 import { CLUSTER_NAME } from "../plan/names";
 import { type Commands, commandLine, type Switches, type Wish, withTwoDashes } from "../pragma/command-line";
 import { listenForInterruption } from "../pragma/interruption";

@@ -5,7 +5,7 @@ import { VirtualClusterError } from "../drivers/errors";
 import { connect, needsOf, resolveSettings, siteName } from "../drivers/registry";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
-import { findImage, namesIn } from "../images/repository";
+import { findImage, namesIn } from "../images/repository/repository";
 import { kvmUsable } from "../kvm";
 import type { Backend } from "../pulumi/backend";
 import { findPublicKey } from "../resources/public-key";

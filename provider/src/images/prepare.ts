@@ -1,12 +1,12 @@
 import { stat } from "node:fs/promises";
 import type { DiskImage, ImageRecord, Progress } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
-import { cachedFile } from "./cache";
-import { digestOf } from "./digests";
-import { examine, examineDisk, refuseUnrunnable, withDisk } from "./disk";
-import type { LocalImage } from "./fetch";
+import { digestOf } from "./disk/digests";
+import { examine, examineDisk, refuseUnrunnable, withDisk } from "./disk/disk";
 import { copyFixed, FIXES_VERSION } from "./fixes/fixed-disk";
 import { findFixes } from "./fixes/fixes";
+import { cachedFile } from "./repository/cache";
+import type { LocalImage } from "./repository/fetch";
 
 /** What a cluster writes down of its image, and where its disks are on this machine. */
 export interface PreparedImage {

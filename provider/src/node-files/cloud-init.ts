@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { GuestFile } from "../images/inject";
+import type { GuestFile } from "../images/disk/inject";
 import { subnetOf } from "../plan/addresses";
 import { readVcOut } from "../vc-out/read";
 import { type Nic, PRIVATE, PUBLIC, type VcOut } from "../vc-out/vc-out";

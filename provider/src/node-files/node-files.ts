@@ -1,6 +1,6 @@
 import type { NetworkContract } from "../drivers/driver";
-import type { GuestFileSystem } from "../images/file-system";
-import type { GuestChange, GuestFile } from "../images/inject";
+import type { GuestChange, GuestFile } from "../images/disk/inject";
+import type { GuestFileSystem } from "../images/root/file-system";
 import { cloudInitSeed } from "./cloud-init";
 import { configuredFiles } from "./configured-files";
 import { KEY_FILES, type NodeSetUp } from "./set-up";

@@ -1,7 +1,7 @@
 import type { Progress, Shape } from "../drivers/driver";
-import { fetchImage } from "../images/fetch";
 import { type PreparedImage, prepareImage } from "../images/prepare";
-import { findImageAt, readVcIn } from "../images/repository";
+import { fetchImage } from "../images/repository/fetch";
+import { findImageAt, readVcIn } from "../images/repository/repository";
 
 /** The machines that a vc-in.xml asks for. */
 export interface WantedShapes {

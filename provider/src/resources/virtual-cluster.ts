@@ -21,10 +21,10 @@ import { connect, placeOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
-import { examineDisk } from "../images/disk";
-import { fetchImage, rawFileOf } from "../images/fetch";
+import { examineDisk } from "../images/disk/disk";
 import { prepareImage } from "../images/prepare";
-import { type FoundImage, findImage } from "../images/repository";
+import { fetchImage, rawFileOf } from "../images/repository/fetch";
+import { type FoundImage, findImage } from "../images/repository/repository";
 import { refuseBeyondLimits } from "../limits";
 import { contradictionsIn } from "../plan/contradictions";
 import {

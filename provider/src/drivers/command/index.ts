@@ -3,7 +3,7 @@ import { appendFileSync } from "node:fs";
 import { access, open, readFile, rm } from "node:fs/promises";
 import { basename } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { locateDisk } from "../../images/digests";
+import { locateDisk } from "../../images/disk/digests";
 import { type ClusterPlan, macsOf, SITE_DECIDES } from "../../plan/plan";
 import { sha256 } from "../../vc-out/digest";
 import { readVcOut } from "../../vc-out/read";

@@ -1,7 +1,7 @@
 import { rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { hashOf, locateDisk } from "../../images/digests";
+import { hashOf, locateDisk } from "../../images/disk/digests";
 import type { PrivateKeys } from "../../node-files/set-up";
 import { steadyProgress } from "../../setup/steady-progress";
 import { inTemporaryFolder, makeTemporaryFolder } from "../../temporary-folder";

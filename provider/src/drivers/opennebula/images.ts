@@ -1,5 +1,5 @@
 import { setTimeout } from "node:timers/promises";
-import { locateDisk } from "../../images/digests";
+import { locateDisk } from "../../images/disk/digests";
 import { steadyProgress } from "../../setup/steady-progress";
 import type { ClusterRef, DiskImage, Mark, NodeRef, Progress } from "../driver";
 import { ForeignOwner, InvalidImage, NotFound, NotSupported, SiteFailure } from "../errors";

@@ -1,4 +1,4 @@
-import type { Change } from "../../images/changes";
+import type { Change } from "../../images/disk/changes";
 import type { PrivateKeys } from "../../node-files/set-up";
 import { parseKeys } from "../cluster-keys";
 import type { ClusterRecord, Mark } from "../driver";

@@ -1,4 +1,4 @@
-import type { GuestFileSystem } from "../file-system";
+import type { GuestFileSystem } from "../root/file-system";
 import { CONSOLE } from "./boot-files";
 import type { DiskNames } from "./disk-names";
 

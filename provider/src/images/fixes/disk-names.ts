@@ -1,6 +1,6 @@
-import { type Bytes, partOf } from "../bytes";
-import type { DiskLayout } from "../disk";
-import { signaturesOf } from "../signatures";
+import { type Bytes, partOf } from "../disk/bytes";
+import type { DiskLayout } from "../disk/disk";
+import { signaturesOf } from "../disk/signatures";
 
 /** By which names a machine of ours finds the partitions of its disk. */
 export interface DiskNames {

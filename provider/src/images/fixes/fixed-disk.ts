@@ -1,6 +1,6 @@
 import { execa } from "execa";
-import { installBootLoader } from "../boot-loader";
-import { inject } from "../inject";
+import { installBootLoader } from "../disk/boot-loader";
+import { inject } from "../disk/inject";
 import type { Fixes } from "./fixes";
 
 /** A change here means other copies from the same disk. */

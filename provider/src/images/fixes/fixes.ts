@@ -1,8 +1,8 @@
-import { devicesFor } from "../devices";
-import type { DiskLayout, OpenDisk } from "../disk";
-import type { GuestFileSystem } from "../file-system";
-import type { GuestChange } from "../inject";
-import type { RootPlace } from "../root";
+import { devicesFor } from "../disk/devices";
+import type { DiskLayout, OpenDisk } from "../disk/disk";
+import type { GuestChange } from "../disk/inject";
+import type { GuestFileSystem } from "../root/file-system";
+import type { RootPlace } from "../root/root";
 import { BOOT_ENTRIES, BOOT_FILES, type BootFile, fixBootFile } from "./boot-files";
 import { bootMenu } from "./boot-menu";
 import { namesOn } from "./disk-names";

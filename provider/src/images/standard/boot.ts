@@ -1,6 +1,6 @@
 import { posix } from "node:path";
-import { type Initramfs, readInitramfs } from "../initramfs";
-import { hasVirtioDrivers } from "../kernels";
+import { type Initramfs, readInitramfs } from "../disk/initramfs";
+import { hasVirtioDrivers } from "../disk/kernels";
 import { type BootFolder, type RootFacts, throughLinks } from "./root-facts";
 import { finding, type Rule } from "./rule";
 import { isForeignName, isMissing, ourName } from "./system";

@@ -1,10 +1,10 @@
 import { stat } from "node:fs/promises";
 import { InvalidImage } from "../../drivers/errors";
-import { type Bytes, withBytes } from "../bytes";
-import { type DiskLayout, layoutOf, rootPlace } from "../disk";
-import { hasVirtioDrivers } from "../kernels";
-import type { Description } from "../repository";
-import { withRoot } from "../root";
+import { type Bytes, withBytes } from "../disk/bytes";
+import { type DiskLayout, layoutOf, rootPlace } from "../disk/disk";
+import { hasVirtioDrivers } from "../disk/kernels";
+import type { Description } from "../repository/repository";
+import { withRoot } from "../root/root";
 import { BOOT_RULES } from "./boot";
 import { DESCRIPTION_RULES } from "./description";
 import { IDENTITY_RULES } from "./identity";

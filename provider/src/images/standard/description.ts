@@ -1,6 +1,6 @@
 import { InvalidImage } from "../../drivers/errors";
-import type { Description } from "../repository";
-import { parseVcIn } from "../vc-in";
+import type { Description } from "../repository/repository";
+import { parseVcIn } from "../repository/vc-in";
 import { element, elements, parseXml, type XmlElement } from "../xml";
 import { type Finding, finding, type Rule } from "./rule";
 

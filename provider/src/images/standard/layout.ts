@@ -1,7 +1,7 @@
-import type { DiskLayout } from "../disk";
-import { partitionType } from "../partition-types";
-import { type PartitionProblem, SECTOR } from "../partitions";
-import type { Signature } from "../signatures";
+import type { DiskLayout } from "../disk/disk";
+import { partitionType } from "../disk/partition-types";
+import { type PartitionProblem, SECTOR } from "../disk/partitions";
+import type { Signature } from "../disk/signatures";
 import { type Finding, finding, type Rule } from "./rule";
 
 const MIB = 1024 * 1024;

@@ -1,4 +1,4 @@
-import type { GuestFileSystem } from "../file-system";
+import type { GuestFileSystem } from "../root/file-system";
 import type { RootFacts } from "./root-facts";
 import { type Finding, finding, type Rule } from "./rule";
 

@@ -1,4 +1,4 @@
-import type { GuestFileSystem } from "../file-system";
+import type { GuestFileSystem } from "../root/file-system";
 import { type FstabEntry, type RootFacts, throughLinks } from "./root-facts";
 import { finding, type Rule } from "./rule";
 

@@ -1,0 +1,223 @@
+import { open, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { execa } from "execa";
+import { SiteFailure } from "../../drivers/errors";
+import { inTemporaryFolder } from "../../temporary-folder";
+import { ExtFileSystem, type GuestFileSystem, plainly, quoted } from "../root/file-system";
+import { Guestfish } from "../root/guestfish";
+import type { RootPlace } from "../root/root";
+import { type Disk, withExport } from "./export";
+import { growPartition } from "./grow";
+
+/** What debugfs says of old files that aren't there. */
+const HARMLESS = /File not found by ext2_lookup/;
+
+/** As little as this between a file system and its partition's end is alignment; bytes. */
+const ALIGNMENT = 1024 * 1024;
+/** For one program that works on a disk. */
+const LIMIT_MS = 600_000;
+
+type Environment = Readonly<Record<string, string>>;
+
+/** What to change in a guest's root file system. Paths are absolute; what is there of that name is replaced. */
+export type GuestChange = GuestFile | GuestLink | GuestRemoval;
+
+/** A file to put there; owned by root. Folders on the way are made when they are missing. */
+export interface GuestFile {
+  readonly path: string;
+  readonly content: string | Buffer;
+  /** Permission bits, 0o600 for instance. */
+  readonly mode: number;
+}
+
+/** A symbolic link to put there. */
+export interface GuestLink {
+  readonly path: string;
+  readonly target: string;
+}
+
+export interface GuestRemoval {
+  readonly path: string;
+  readonly removed: true;
+}
+
+/** What to change, seeing what is there. */
+export type GuestChanges = (root: GuestFileSystem) => Promise<readonly GuestChange[]>;
+
+export interface Injection {
+  readonly root: RootPlace;
+  readonly changes: GuestChanges;
+  /** Whether the file system may have been in use: its journal is brought in order first. */
+  readonly recovers: boolean;
+  /** Whether the disk has been made larger: its root partition and file system follow, if nothing lies behind them. */
+  readonly grows: boolean;
+  /** When what is written was written, as the disk says it; absent: now. */
+  readonly dated?: Date;
+}
+
+/** Changes the root file system of a disk that nobody uses now, without the host's kernel mounting it. */
+export async function inject(disk: Disk, { root, grows, ...injection }: Injection): Promise<void> {
+  const { offset, kind } = root;
+  const size = grows ? await withExport(disk, { offset: 0 }, (raw) => growPartition(raw, offset)) : undefined;
+  // Where the size is known the part can't be shortened: resize2fs cuts files to what it needs.
+  await withExport(disk, { offset, size }, (part) =>
+    kind === "ext" ? injectIntoExt(part, size, injection) : injectIntoOther(part, kind, size, injection),
+  );
+}
+
+// ── ext2, ext3 and ext4 ────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * debugfs writes into it, and follows a guest's symbolic links inside the guest only.
+ * @param size of the part, bytes, where the file system is to fill it
+ */
+async function injectIntoExt(
+  part: string,
+  size: number | undefined,
+  { changes, recovers, dated }: Omit<Injection, "root" | "grows">,
+): Promise<void> {
+  // How e2fsprogs are told what time it is.
+  const env = dated ? { E2FSPROGS_FAKE_TIME: String(dated.getTime() / 1000) } : {};
+  if (size !== undefined && size - (await extSize(part)) > ALIGNMENT) {
+    await check(part, env, "-f");
+    await run("resize2fs", [part], env);
+  } else if (recovers) {
+    // debugfs would write over what the journal brings back later.
+    await check(part, env);
+  }
+  await write(part, await changes(new ExtFileSystem(part)), env);
+}
+
+/** Bytes, as the superblock says (the kernel's documentation of ext4's layout). */
+async function extSize(fileSystem: string): Promise<number> {
+  const handle = await open(fileSystem, "r");
+  try {
+    const superblock = Buffer.alloc(1024);
+    await handle.read(superblock, 0, superblock.length, 1024);
+    const has64Bits = (superblock.readUInt32LE(0x60) & 0x80) !== 0;
+    const blocks = superblock.readUInt32LE(4) + (has64Bits ? superblock.readUInt32LE(0x150) * 2 ** 32 : 0);
+    return blocks * 2 ** (10 + superblock.readUInt32LE(0x18));
+  } finally {
+    await handle.close();
+  }
+}
+
+async function check(fileSystem: string, env: Environment, ...options: readonly string[]): Promise<void> {
+  const { exitCode = -1, stdout } = await execa("e2fsck", ["-p", ...options, fileSystem], {
+    reject: false,
+    timeout: LIMIT_MS,
+    env,
+  });
+  // 1: errors were corrected.
+  if (exitCode !== 0 && exitCode !== 1) {
+    throw new SiteFailure(
+      "bringing the file system of the node's disk in order",
+      stdout.trim().split("\n").at(-1) ?? `e2fsck exited with ${exitCode}`,
+      "Run e2fsck on it by hand",
+    );
+  }
+}
+
+async function write(root: string, changes: readonly GuestChange[], env: Environment): Promise<void> {
+  await inTemporaryFolder(async (folder) => {
+    const script = await debugfsScript(folder, root, changes);
+    // debugfs exits with 0 whatever happens; only what it says on stderr, below its banner, tells.
+    const { stderr } = await run("debugfs", ["-w", "-f", script, root], env);
+    const complaints = stderr.split("\n").filter((line) => line && !/^debugfs \d/.test(line) && !HARMLESS.test(line));
+    if (complaints.length > 0) {
+      throw new SiteFailure(
+        "writing into the node's disk",
+        complaints.join("; "),
+        "The image's file system may be damaged: run e2fsck on it",
+      );
+    }
+  });
+}
+
+/**
+ * Writes down what debugfs has to do: missing folders are made, old files replaced, and owner and mode set, as debugfs takes
+ * both from the source file.
+ * @returns the script's path
+ */
+async function debugfsScript(folder: string, root: string, changes: readonly GuestChange[]): Promise<string> {
+  const folders = new Set(changes.flatMap((change) => ("removed" in change ? [] : ancestors(change.path))));
+  const missing = await missingOf([...folders], root, join(folder, "folders"));
+  const commands = await Promise.all(
+    changes.map(async (change, index) => {
+      const path = quoted(plainly(change.path));
+      if ("removed" in change) {
+        return [`rm ${path}`];
+      }
+      if ("target" in change) {
+        return [`rm ${path}`, `symlink ${path} ${quoted(change.target)}`];
+      }
+      const source = join(folder, `file-${index}`);
+      await writeFile(source, change.content, { mode: 0o600 });
+      return [
+        `rm ${path}`,
+        `write ${quoted(source)} ${path}`,
+        `set_inode_field ${path} mode 0${(0o100000 | change.mode).toString(8)}`,
+        `set_inode_field ${path} uid 0`,
+        `set_inode_field ${path} gid 0`,
+      ];
+    }),
+  );
+  const script = join(folder, "debugfs");
+  const makeFolders = missing.map((path) => `mkdir ${quoted(plainly(path))}`);
+  await writeFile(script, [...makeFolders, ...commands.flat(), ""].join("\n"));
+  return script;
+}
+
+/** debugfs's mkdir of a folder that is there leaves half a folder behind, so it is only told of those that aren't. */
+async function missingOf(folders: readonly string[], root: string, script: string): Promise<string[]> {
+  const commands = folders.map((path) => `stat ${quoted(`${path}/.`)}`);
+  await writeFile(script, [...commands, ""].join("\n"));
+  const { stdout } = await run("debugfs", ["-f", script, root]);
+  // It repeats each command before its answer.
+  const lines = stdout.split("\n");
+  return folders.filter((_, index) => !lines[lines.indexOf(`debugfs: ${commands[index]}`) + 1]?.startsWith("Inode:"));
+}
+
+function ancestors(path: string): string[] {
+  const parts = path.split("/").slice(1, -1);
+  return parts.map((_, index) => `/${parts.slice(0, index + 1).join("/")}`);
+}
+
+async function run(
+  program: string,
+  args: readonly string[],
+  env: Environment = {},
+): Promise<{ stdout: string; stderr: string }> {
+  return execa(program, args, { timeout: LIMIT_MS, env });
+}
+
+// ── Other file systems ─────────────────────────────────────────────────────────────────────────────────────────────
+
+async function injectIntoOther(
+  part: string,
+  kind: "xfs" | "btrfs",
+  size: number | undefined,
+  { changes }: Pick<Injection, "changes">,
+): Promise<void> {
+  // To mount it brings it in order.
+  await using root = await Guestfish.open({ file: part, name: "/dev/sda", isReadOnly: false });
+  if (size !== undefined) {
+    await root.grow(kind);
+  }
+  await inTemporaryFolder(async (folder) => {
+    const source = join(folder, "file");
+    for (const change of await changes(root)) {
+      await root.remove(change.path);
+      if ("removed" in change) {
+        continue;
+      }
+      await root.makeFolder(dirname(change.path));
+      if ("target" in change) {
+        await root.link(change.path, change.target);
+      } else {
+        await writeFile(source, change.content, { mode: 0o600 });
+        await root.upload(source, change.path, change.mode);
+      }
+    }
+  });
+}
