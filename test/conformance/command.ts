@@ -5,7 +5,7 @@ import { CommandDriver } from "../../provider/src/drivers/command";
 import type { DiskImage } from "../../provider/src/drivers/driver";
 import type { CommandSettings } from "../../provider/src/drivers/settings";
 import { digestOf } from "../../provider/src/images/disk/digests";
-import { examineDisk } from "../../provider/src/images/disk/disk";
+import { examineDisk } from "../../provider/src/images/examine";
 import type { Backend } from "./backend";
 import { makeFakeDisk } from "./fake-guest";
 

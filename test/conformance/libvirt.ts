@@ -8,7 +8,7 @@ import type { DiskImage } from "../../provider/src/drivers/driver";
 import { LibvirtDriver, resolveLibvirtSettings } from "../../provider/src/drivers/libvirt";
 import { FIRST_PARTITION_OFFSET } from "../../provider/src/images/disk/boot-loader";
 import { digestOf } from "../../provider/src/images/disk/digests";
-import { examineDisk } from "../../provider/src/images/disk/disk";
+import { examineDisk } from "../../provider/src/images/examine";
 import type { Backend } from "./backend";
 import { type FakeGuest, makeFakeDisk } from "./fake-guest";
 

@@ -9,7 +9,7 @@ import { OpenNebulaDriver } from "../../provider/src/drivers/opennebula";
 import { configureOneAuth } from "../../provider/src/drivers/opennebula/credentials";
 import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
 import { digestOf } from "../../provider/src/images/disk/digests";
-import { examineDisk } from "../../provider/src/images/disk/disk";
+import { examineDisk } from "../../provider/src/images/examine";
 import { ExtFileSystem } from "../../provider/src/images/root/file-system";
 import { virtualCluster } from "../../provider/src/index";
 import { planCluster } from "../../provider/src/plan/plan";

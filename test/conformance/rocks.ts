@@ -8,7 +8,7 @@ import { nodeOf, vmName } from "../../provider/src/drivers/rocks/names";
 import type { RocksSettings } from "../../provider/src/drivers/settings";
 import { FIRST_PARTITION_OFFSET } from "../../provider/src/images/disk/boot-loader";
 import { digestOf } from "../../provider/src/images/disk/digests";
-import { examineDisk } from "../../provider/src/images/disk/disk";
+import { examineDisk } from "../../provider/src/images/examine";
 import { RocksServer } from "../stand-ins/rocks/server";
 import { freshSite, type StandInState } from "../stand-ins/rocks/site";
 import type { Backend } from "./backend";

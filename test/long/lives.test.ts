@@ -4,7 +4,7 @@ import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import { execa } from "execa";
 import { digestOf } from "../../provider/src/images/disk/digests";
-import { examineDisk } from "../../provider/src/images/disk/disk";
+import { examineDisk } from "../../provider/src/images/examine";
 import { debugfsTarget } from "../../provider/src/images/root/file-system";
 import { BOOT_ID, expectListedOnAll, Life } from "../acceptance/life";
 import { World } from "../acceptance/world";

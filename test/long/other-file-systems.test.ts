@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
-import { examineDisk, rootOf } from "../../provider/src/images/disk/disk";
 import { injectInto, withOverlay } from "../../provider/src/images/disk/overlay";
-import { withRoot } from "../../provider/src/images/root/root";
+import { examineDisk } from "../../provider/src/images/examine";
+import { rootOf, withRoot } from "../../provider/src/images/root/root";
 
 const MIB = 1024 * 1024;
 const DISK_MIB = 352;

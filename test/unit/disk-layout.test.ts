@@ -5,9 +5,10 @@ import { expect } from "chai";
 import { InvalidImage } from "../../provider/src/drivers/errors";
 import { withBytes } from "../../provider/src/images/disk/bytes";
 import { containerOf } from "../../provider/src/images/disk/container";
-import { examineDisk, layoutOf } from "../../provider/src/images/disk/disk";
+import { layoutOf } from "../../provider/src/images/disk/layout";
 import { lastOnDisk, type PartitionTable, readPartitions } from "../../provider/src/images/disk/partitions";
 import { signaturesOf } from "../../provider/src/images/disk/signatures";
+import { examineDisk } from "../../provider/src/images/examine";
 import { MIB, makeDisk, partition, patch, run, sparse, u32 } from "./disk-corpus";
 
 describe("what a disk's bytes say", function () {

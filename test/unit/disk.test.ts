@@ -6,7 +6,7 @@ import { expect } from "chai";
 import { execa } from "execa";
 import { InvalidImage } from "../../provider/src/drivers/errors";
 import { digestOf, locateDisk } from "../../provider/src/images/disk/digests";
-import { examineDisk } from "../../provider/src/images/disk/disk";
+import { examineDisk } from "../../provider/src/images/examine";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import { initramfs } from "./disk-corpus";
 

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
 import { hashOf } from "../../provider/src/images/disk/digests";
-import { withDisk } from "../../provider/src/images/disk/disk";
+import { withDisk } from "../../provider/src/images/examine";
 import { BOOT_FILES, CONSOLE, fixBootFile } from "../../provider/src/images/fixes/boot-files";
 import type { DiskNames } from "../../provider/src/images/fixes/disk-names";
 import { copyFixed } from "../../provider/src/images/fixes/fixed-disk";

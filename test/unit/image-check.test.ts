@@ -5,8 +5,9 @@ import { expect } from "chai";
 import { main } from "../../provider/src/cli/vc";
 import { InvalidImage } from "../../provider/src/drivers/errors";
 import { withBytes } from "../../provider/src/images/disk/bytes";
-import { examineDisk, layoutOf } from "../../provider/src/images/disk/disk";
 import { readInitramfs } from "../../provider/src/images/disk/initramfs";
+import { layoutOf } from "../../provider/src/images/disk/layout";
+import { examineDisk } from "../../provider/src/images/examine";
 import { checkImage, type Report, RULES } from "../../provider/src/images/standard/check";
 import { LAYOUT_RULES } from "../../provider/src/images/standard/layout";
 import {

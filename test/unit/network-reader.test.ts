@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
-import { examineDisk } from "../../provider/src/images/disk/disk";
+import { examineDisk } from "../../provider/src/images/examine";
 import { debugfsTarget } from "../../provider/src/images/root/file-system";
 import { makeFakeDisk } from "../conformance/fake-guest";
 

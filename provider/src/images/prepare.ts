@@ -2,7 +2,7 @@ import { stat } from "node:fs/promises";
 import type { DiskImage, ImageRecord, Progress } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
 import { digestOf } from "./disk/digests";
-import { examine, examineDisk, refuseUnrunnable, withDisk } from "./disk/disk";
+import { examine, examineDisk, refuseUnrunnable, withDisk } from "./examine";
 import { copyFixed, FIXES_VERSION } from "./fixes/fixed-disk";
 import { findFixes } from "./fixes/fixes";
 import { cachedFile } from "./repository/cache";

@@ -21,7 +21,7 @@ import { connect, placeOf } from "../drivers/registry";
 import { Reverter } from "../drivers/reverter";
 import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
-import { examineDisk } from "../images/disk/disk";
+import { examineDisk } from "../images/examine";
 import { prepareImage } from "../images/prepare";
 import { fetchImage, rawFileOf } from "../images/repository/fetch";
 import { type FoundImage, findImage } from "../images/repository/repository";

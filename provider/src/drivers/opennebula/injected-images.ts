@@ -1,8 +1,8 @@
 import { join } from "node:path";
 import { execa } from "execa";
-import { rootOf } from "../../images/disk/disk";
 import { withOverlay } from "../../images/disk/overlay";
 import type { GuestFileSystem } from "../../images/root/file-system";
+import { rootOf } from "../../images/root/root";
 import { nodeFiles } from "../../node-files/node-files";
 import type { NodeSetUp, PrivateKeys } from "../../node-files/set-up";
 import { inTemporaryFolder } from "../../temporary-folder";

@@ -2,8 +2,8 @@ import { randomUUID } from "node:crypto";
 import { setTimeout } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import pLimit from "p-limit";
-import { rootOf } from "../../images/disk/disk";
 import type { GuestChanges } from "../../images/disk/inject";
+import { rootOf } from "../../images/root/root";
 import { nodeFiles } from "../../node-files/node-files";
 import { sha256 } from "../../vc-out/digest";
 import type {

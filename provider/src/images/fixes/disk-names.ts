@@ -1,5 +1,5 @@
 import { type Bytes, partOf } from "../disk/bytes";
-import type { DiskLayout } from "../disk/disk";
+import type { DiskLayout } from "../disk/layout";
 import { signaturesOf } from "../disk/signatures";
 
 /** By which names a machine of ours finds the partitions of its disk. */

@@ -1,6 +1,7 @@
 import { devicesFor } from "../disk/devices";
-import type { DiskLayout, OpenDisk } from "../disk/disk";
 import type { GuestChange } from "../disk/inject";
+import type { DiskLayout } from "../disk/layout";
+import type { OpenDisk } from "../examine";
 import type { GuestFileSystem } from "../root/file-system";
 import type { RootPlace } from "../root/root";
 import { BOOT_ENTRIES, BOOT_FILES, type BootFile, fixBootFile } from "./boot-files";

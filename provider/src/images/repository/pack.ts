@@ -4,7 +4,7 @@ import type { Progress, Shape } from "../../drivers/driver";
 import { NotFound } from "../../drivers/errors";
 import { reporting } from "../../drivers/transfer";
 import { DEFAULT_DIALECT } from "../../vc-out/vc-out";
-import { examineDisk } from "../disk/disk";
+import { examineDisk } from "../examine";
 import { FORMAT_VERSION } from "./manifest";
 import { type PackedFiles, packDisk } from "./pack-disk";
 import { addToRepository, type NewImage } from "./repository-folder";

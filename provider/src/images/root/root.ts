@@ -1,3 +1,4 @@
+import type { DiskImage } from "../../drivers/driver";
 import type { RootFileSystem } from "../disk/signatures";
 import { ExtFileSystem, type GuestFileSystem } from "./file-system";
 import { Guestfish } from "./guestfish";
@@ -31,4 +32,9 @@ export async function withRoot<T>(
     await unchanged.refuseEmpty();
     return use(unchanged);
   }
+}
+
+/** Where the root file system of a prepared disk is. */
+export function rootOf({ rootOffset, rootFileSystem }: DiskImage): RootPlace {
+  return { offset: rootOffset, kind: rootFileSystem ?? "ext" };
 }

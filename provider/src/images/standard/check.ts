@@ -1,8 +1,8 @@
 import { stat } from "node:fs/promises";
 import { InvalidImage } from "../../drivers/errors";
 import { type Bytes, withBytes } from "../disk/bytes";
-import { type DiskLayout, layoutOf, rootPlace } from "../disk/disk";
 import { hasVirtioDrivers } from "../disk/kernels";
+import { type DiskLayout, layoutOf, rootPlace } from "../disk/layout";
 import type { Description } from "../repository/repository";
 import { withRoot } from "../root/root";
 import { BOOT_RULES } from "./boot";

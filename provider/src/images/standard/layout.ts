@@ -1,4 +1,4 @@
-import type { DiskLayout } from "../disk/disk";
+import type { DiskLayout } from "../disk/layout";
 import { partitionType } from "../disk/partition-types";
 import { type PartitionProblem, SECTOR } from "../disk/partitions";
 import type { Signature } from "../disk/signatures";
@@ -151,11 +151,6 @@ export const LAYOUT_RULES: readonly Rule<DiskLayout>[] = [
       table && problemsOf(table.problems, "warning", () => true, "Let sgdisk --move-second-header bring it in order"),
   },
 ];
-
-/** The root file system of a disk that has one which can be used. */
-export function rootSignature({ holds }: Pick<DiskLayout, "holds">): Signature | undefined {
-  return holds.find(({ kind, problem }) => kind !== "volume" && kind !== "other" && !problem);
-}
 
 function rootFinding(holds: readonly Signature[]): readonly Finding[] | undefined {
   if (holds.some(({ kind }) => kind === "volume")) {

@@ -1,11 +1,10 @@
 import { posix } from "node:path";
 import { type Bytes, partOf } from "../disk/bytes";
-import type { DiskLayout } from "../disk/disk";
 import { hasVirtioDrivers, type Kernel, kernelsOf } from "../disk/kernels";
+import { type DiskLayout, rootSignature } from "../disk/layout";
 import { type Signature, signaturesOf } from "../disk/signatures";
 import type { GuestFileSystem } from "../root/file-system";
 import { type FoundReader, findProgram } from "../root/network-reader";
-import { rootSignature } from "./layout";
 
 /** What is known of a root file system before its rules are asked. */
 export interface RootFacts {
