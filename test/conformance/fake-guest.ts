@@ -13,7 +13,7 @@ export interface FakeGuest {
   readonly files?: Readonly<Record<string, string>>;
 }
 
-const READER = { "usr/sbin/vc-guest": "#!/bin/sh\n" };
+const READER = { "usr/sbin/vc-guest": "#!/bin/sh\n", "etc/vc/hooks.d/none": "" };
 
 /** A disk that follows the standard as far as the host can see, and boots into a line on the serial port. */
 export async function makeFakeDisk(

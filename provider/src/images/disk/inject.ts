@@ -10,7 +10,7 @@ import { type Disk, withExport } from "./export";
 import { growPartition } from "./grow";
 
 /** What debugfs says of old files that aren't there. */
-const HARMLESS = /File not found by ext2_lookup/;
+const HARMLESS = /^rm: File not found by ext2_lookup/;
 
 /** As little as this between a file system and its partition's end is alignment; bytes. */
 const ALIGNMENT = 1024 * 1024;
@@ -120,10 +120,14 @@ async function check(fileSystem: string, env: Environment, ...options: readonly 
 
 async function write(root: string, changes: readonly GuestChange[], env: Environment): Promise<void> {
   await inTemporaryFolder(async (folder) => {
-    const script = await debugfsScript(folder, root, changes);
-    // debugfs exits with 0 whatever happens; only what it says on stderr, below its banner, tells.
-    const { stderr } = await run("debugfs", ["-w", "-f", script, root], env);
-    const complaints = stderr.split("\n").filter((line) => line && !/^debugfs \d/.test(line) && !HARMLESS.test(line));
+    const commands = await commandsFor(folder, changes);
+    // Folders are hardly ever missing, and to ask for them takes as long as the work itself.
+    let complaints = await runDebugfs(root, folder, commands, env);
+    if (complaints.length > 0) {
+      const missing = await missingOf(foldersOf(changes), root, join(folder, "folders"));
+      const makeFolders = missing.map((path) => `mkdir ${quoted(plainly(path))}`);
+      complaints = await runDebugfs(root, folder, [...makeFolders, ...commands], env);
+    }
     if (complaints.length > 0) {
       throw new SiteFailure(
         "writing into the node's disk",
@@ -134,14 +138,24 @@ async function write(root: string, changes: readonly GuestChange[], env: Environ
   });
 }
 
+/** debugfs exits with 0 whatever happens; only what it says on stderr, below its banner, tells. */
+async function runDebugfs(
+  root: string,
+  folder: string,
+  commands: readonly string[],
+  env: Environment,
+): Promise<string[]> {
+  const script = join(folder, "debugfs");
+  await writeFile(script, [...commands, ""].join("\n"));
+  const { stderr } = await run("debugfs", ["-w", "-f", script, root], env);
+  return stderr.split("\n").filter((line) => line && !/^debugfs \d/.test(line) && !HARMLESS.test(line));
+}
+
 /**
- * Writes down what debugfs has to do: missing folders are made, old files replaced, and owner and mode set, as debugfs takes
- * both from the source file.
- * @returns the script's path
+ * What debugfs has to do: old files are replaced, and owner and mode set, as debugfs takes both from the source file. Again
+ * is harmless.
  */
-async function debugfsScript(folder: string, root: string, changes: readonly GuestChange[]): Promise<string> {
-  const folders = new Set(changes.flatMap((change) => ("removed" in change ? [] : ancestors(change.path))));
-  const missing = await missingOf([...folders], root, join(folder, "folders"));
+async function commandsFor(folder: string, changes: readonly GuestChange[]): Promise<string[]> {
   const commands = await Promise.all(
     changes.map(async (change, index) => {
       const path = quoted(plainly(change.path));
@@ -162,10 +176,12 @@ async function debugfsScript(folder: string, root: string, changes: readonly Gue
       ];
     }),
   );
-  const script = join(folder, "debugfs");
-  const makeFolders = missing.map((path) => `mkdir ${quoted(plainly(path))}`);
-  await writeFile(script, [...makeFolders, ...commands.flat(), ""].join("\n"));
-  return script;
+  return commands.flat();
+}
+
+/** Folders that must be there, those further up first. */
+function foldersOf(changes: readonly GuestChange[]): string[] {
+  return [...new Set(changes.flatMap((change) => ("removed" in change ? [] : ancestors(change.path))))];
 }
 
 /** debugfs's mkdir of a folder that is there leaves half a folder behind, so it is only told of those that aren't. */
