@@ -1,7 +1,7 @@
 import { open, rename, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { execa } from "execa";
-import type { Progress, Shape } from "../drivers/driver";
+import type { ExaminedDisk, Progress, Shape } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
 import { installBootLoader } from "../images/disk/boot-loader";
 import { withBytes } from "../images/disk/bytes";
@@ -63,9 +63,11 @@ export async function convertImage(conversion: Conversion, progress: Progress): 
     if (grows) {
       await truncate(disk, diskSize * 1024 * 1024);
     }
-    await adapt(disk, grows, tell);
+    const examined = await adapt(disk, grows, tell).catch((error: unknown) => {
+      // It is the disk that was given that has to be mended.
+      throw error instanceof InvalidImage ? new InvalidImage(`disk ${from}`, error.detail, error.hint) : error;
+    });
     tell("working out its checksum");
-    const examined = await examineDisk(disk);
     const content = { size: examined.size, sha256: await hashOf(disk) };
     const manifest = { formatVersion: FORMAT_VERSION, disks: { [DISK]: content }, files: { [DISK]: content } };
     const node = { disk: { name: DISK, parts: [DISK], isGzip: false }, shape };
@@ -113,7 +115,7 @@ async function qcow2Size(file: string): Promise<bigint> {
   }
 }
 
-async function adapt(disk: string, grows: boolean, tell: Progress): Promise<void> {
+async function adapt(disk: string, grows: boolean, tell: Progress): Promise<ExaminedDisk> {
   const { fixes, changes } = await withDisk(disk, async (opened) => ({
     fixes: await findFixes(opened),
     changes: [...(await withoutOneMachine(opened.root)), ...(await whatInstallWrites(opened.root))],
@@ -133,6 +135,7 @@ async function adapt(disk: string, grows: boolean, tell: Progress): Promise<void
   if (fixes.bootLoader !== undefined) {
     await installBootLoader(disk, fixes.bootLoader);
   }
+  return examineDisk(disk);
 }
 
 /** Each machine gets its own of these; and only one program may configure the network. */
