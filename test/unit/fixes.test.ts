@@ -56,7 +56,9 @@ describe("an fstab of another machine", () => {
     "/dev/vda1 / ext4 defaults 0 1",
     `UUID=${ROOT_UUID.toUpperCase()} / ext4 defaults 0 1`,
     'LABEL="root" / ext4 defaults 0 1',
-    "/dev/mapper/x /x ext4 noauto 0 0",
+    "/dev/mapper/x /x ext4 defaults 0 0",
+    "/dev/sdb1 /data ext4 defaults,nofail 0 0",
+    "UUID=cafe /data ext4 noauto 0 0",
     "",
   ]) {
     it(`is left alone where it says ${JSON.stringify(line)}`, () => {

@@ -9,7 +9,9 @@ export interface FixedText {
 /** By what fstab(5) names a file system: a disk's partition, or what the file system says of itself. */
 const DEVICE = /^(\/dev\/(?:xvd|sd|hd|vd)[a-z]+)(\d*)$/;
 const FIRST_DISK = /^\/dev\/[a-z]+a$/;
-const ENTRY = /^\s*([^\s#]\S*)\s+(\S+)/;
+const ENTRY = /^\s*([^\s#]\S*)\s+(\S+)(?:\s+\S+\s+(\S+))?/;
+/** What nobody waits for. */
+const OPTIONAL = /(?:^|,)(?:nofail|noauto)(?:,|$)/;
 const TAG = /^(UUID|LABEL)="?([^"]*)"?$/;
 
 /**
@@ -22,8 +24,8 @@ export function fixFstab(text: string, disk: DiskNames): FixedText {
   const rootSpec = entries.find(([, , place]) => place === "/")?.[1] ?? "";
   const oldDisk = DEVICE.exec(rootSpec)?.[1];
   const lines = text.split("\n").map((line, index) => {
-    const [, spec = "", place = ""] = entries[index] ?? [];
-    if (isPresent(spec, disk)) {
+    const [, spec = "", place = "", options = ""] = entries[index] ?? [];
+    if (isPresent(spec, disk) || OPTIONAL.test(options)) {
       return line;
     }
     const name = place === "/" ? disk.root : nameOf(spec, oldDisk, disk);
