@@ -112,8 +112,9 @@ export function claimLifeCycle(context: Context): LifeCycle {
         (await driver.read(record.name)).size === 0
       ) {
         const change = { operation: "delete", cluster: record.name, site: claim.siteId, owner: claim.owner } as const;
-        // It had no machine yet: a disk that is there was kept when a cluster before it went.
-        await audited(change, () => driver.release(record, { keepBaseImage: false, keepDisks: true }));
+        // Where disks can be kept, one without a machine may have been, when a cluster before it went.
+        const keepDisks = driver.capabilities.lacks?.retainDisks === undefined;
+        await audited(change, () => driver.release(record, { keepBaseImage: false, keepDisks }));
       }
     },
   };
