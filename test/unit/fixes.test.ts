@@ -122,7 +122,10 @@ describe("a disk that would not boot here", () => {
   });
 
   /** A root file system in the first partition of a disk without boot code. */
-  const makeDisk = async (files: Readonly<Record<string, string>>, table = "label: dos\nstart=2048, type=83\n") => {
+  const makeDisk = async (
+    files: Readonly<Record<string, string | Buffer>>,
+    table = "label: dos\nstart=2048, type=83\n",
+  ) => {
     const tree = join(folder, "tree");
     for (const [path, content] of Object.entries(files)) {
       await mkdir(join(tree, dirname(path)), { recursive: true });
@@ -168,15 +171,15 @@ describe("a disk that would not boot here", () => {
     expect((await stat(one)).blocks * 512).to.be.lessThan(8 * MIB);
   });
 
-  it("keeps a menu for GRUB that it has", async () => {
-    const menu = `menuentry x {\n\tlinux /boot/vmlinuz-6.1.0-10 root=/dev/hda1 ${CONSOLE}\n}\n`;
-    await makeDisk({ ...KERNEL, ...XEN, "boot/grub2/grub.cfg": menu });
+  it("keeps a menu for GRUB that it has, to the last byte", async () => {
+    const menu = `menuentry für {\n\tlinux /boot/vmlinuz-6.1.0-10 root=/dev/hda1 ${CONSOLE}\n}\n`;
+    await makeDisk({ ...KERNEL, ...XEN, "boot/grub2/grub.cfg": Buffer.from(menu, "latin1") });
     const fixes = await fixesOf(disk);
     expect(fixes).to.include({ bootLoader: "/boot/grub2" });
     const copy = join(folder, "copy.raw");
     await copyFixed(disk, copy, fixes);
-    expect(await new ExtFileSystem(copy, MIB).read("/boot/grub2/grub.cfg")).to.equal(
-      menu.replace("/dev/hda1", `UUID=${ROOT_UUID}`),
+    expect(await new ExtFileSystem(copy, MIB).readBytes("/boot/grub2/grub.cfg")).to.deep.equal(
+      Buffer.from(menu.replace("/dev/hda1", `UUID=${ROOT_UUID}`), "latin1"),
     );
   });
 

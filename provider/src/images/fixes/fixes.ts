@@ -37,7 +37,8 @@ export async function findFixes({ bytes, layout, place, root }: OpenDisk): Promi
   const texts = new Map<string, FixedText>();
   for (const bootFile of [{ path: FSTAB }, ...BOOT_FILES, ...(await bootEntries(root))]) {
     const { path } = bootFile;
-    const text = await root.read(path);
+    // Each byte as it is, whatever its encoding.
+    const text = (await root.readBytes(path)).toString("latin1");
     texts.set(path, "before" in bootFile ? fixBootFile(text, bootFile, disk, hasInitrd) : fixFstab(text, disk));
   }
   const fixed = [...texts].filter(([, { said }]) => said.length > 0);
@@ -46,7 +47,11 @@ export async function findFixes({ bytes, layout, place, root }: OpenDisk): Promi
     isDirty: layout.holds.some(({ isDirty }) => isDirty === true),
     said: fixed.flatMap(([, { said }]) => said),
     changes: await Promise.all(
-      fixed.map(async ([path, { text }]) => ({ path, content: text, mode: await modeOf(root, path) })),
+      fixed.map(async ([path, { text }]) => ({
+        path,
+        content: Buffer.from(text, "latin1"),
+        mode: await modeOf(root, path),
+      })),
     ),
   };
   return layout.hasBootCode ? fixes : withBootLoader(fixes, layout, root, await bootMenu(root, disk));
