@@ -113,7 +113,10 @@ export class Guestfish implements GuestFileSystem, AsyncDisposable {
   }
 
   async makeFolder(path: string): Promise<void> {
-    await this.ask(`mkdir-p ${quoted(path)}`, "must");
+    // It takes a link on the way for something in the way.
+    if ((await this.ask(`is-dir ${quoted(path)} followsymlinks:true`)).trim() !== "true") {
+      await this.ask(`mkdir-p ${quoted(path)}`, "must");
+    }
   }
 
   async remove(path: string): Promise<void> {
