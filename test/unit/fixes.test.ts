@@ -21,7 +21,7 @@ const DISK: DiskNames = {
     [2, "UUID=swap"],
   ]),
   devices: new Set(["/dev/vda1", "/dev/vda2"]),
-  tags: new Set([`UUID=${ROOT_UUID}`, "UUID=swap", "LABEL=root"]),
+  tags: new Set([`uuid=${ROOT_UUID}`, "uuid=swap", "label=root"]),
 };
 
 describe("an fstab of another machine", () => {

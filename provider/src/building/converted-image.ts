@@ -1,24 +1,24 @@
-import { open, rename, stat, truncate, writeFile } from "node:fs/promises";
+import { rename, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { execa } from "execa";
 import type { ExaminedDisk, Progress, Shape } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
-import { installBootLoader } from "../images/disk/boot-loader";
 import { withBytes } from "../images/disk/bytes";
 import { containerOf } from "../images/disk/container";
 import { hashOf } from "../images/disk/digests";
-import { type GuestChange, inject } from "../images/disk/inject";
+import type { GuestChange } from "../images/disk/inject";
+import { readQcow2Header } from "../images/disk/qcow2";
 import { examineDisk, withDisk } from "../images/examine";
+import { applyFixes, copySparsely, refuseHopeless } from "../images/fixes/fixed-disk";
 import { findFixes } from "../images/fixes/fixes";
 import { FORMAT_VERSION } from "../images/repository/manifest";
 import { addToRepository, type NewImage } from "../images/repository/repository-folder";
+import { MOST_UNPACKED } from "../images/repository/unpack";
 import { vcInText } from "../images/repository/vc-in-text";
 import type { GuestFileSystem } from "../images/root/file-system";
 import { whatInstallWrites } from "../node-files/configured-files";
 
 const DISK = "disk.raw";
-/** More than any image has; what a header says is no promise. Bytes. */
-const MOST_BYTES = 256 * 1024 ** 3;
 const CONVERT_LIMIT_MS = 3600_000;
 
 /** Where the makers of disks leave what only one machine may have. */
@@ -89,11 +89,11 @@ async function copyRaw(from: string, to: string): Promise<void> {
     );
   }
   if (!container) {
-    await execa("cp", ["--sparse=always", "--reflink=auto", from, to]);
+    await copySparsely(from, to);
     return;
   }
-  const size = await qcow2Size(from);
-  if (size > MOST_BYTES) {
+  const { size } = await readQcow2Header(from);
+  if (size > MOST_UNPACKED) {
     throw new InvalidImage(`disk ${from}`, `says that it has ${size} bytes`, "An image has at most 256 GiB");
   }
   const image = { driver: "qcow2", file: { driver: "file", filename: from }, backing: null };
@@ -103,38 +103,16 @@ async function copyRaw(from: string, to: string): Promise<void> {
   await rename(`${to}.part`, to);
 }
 
-/** Of the disk inside, bytes (its place in the header: the format's own specification). */
-async function qcow2Size(file: string): Promise<bigint> {
-  const handle = await open(file, "r");
-  try {
-    const header = Buffer.alloc(32);
-    await handle.read(header, 0, header.length, 0);
-    return header.readBigUInt64BE(24);
-  } finally {
-    await handle.close();
-  }
-}
-
 async function adapt(disk: string, grows: boolean, tell: Progress): Promise<ExaminedDisk> {
   const { fixes, changes } = await withDisk(disk, async (opened) => ({
     fixes: await findFixes(opened),
     changes: [...(await withoutOneMachine(opened.root)), ...(await whatInstallWrites(opened.root))],
   }));
-  if (fixes.hopeless !== undefined) {
-    throw new InvalidImage(
-      `disk ${disk}`,
-      `has no boot loader in its first sector, and none can be put there: ${fixes.hopeless}`,
-      "Install one (GRUB for BIOS) into it",
-    );
-  }
+  refuseHopeless(disk, fixes);
   for (const line of [...fixes.said, "vc-guest is installed, which configures machines from vc-out.xml"]) {
     tell(line);
   }
-  const all = [...fixes.changes, ...changes];
-  await inject({ file: disk }, { root: fixes.root, changes: async () => all, recovers: fixes.isDirty, grows });
-  if (fixes.bootLoader !== undefined) {
-    await installBootLoader(disk, fixes.bootLoader);
-  }
+  await applyFixes(disk, fixes, { changes, grows });
   return examineDisk(disk);
 }
 

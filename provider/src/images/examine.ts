@@ -1,4 +1,4 @@
-import type { ExaminedDisk } from "../drivers/driver";
+import type { DiskImage, ExaminedDisk } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
 import { type Bytes, withBytes } from "./disk/bytes";
 import { devicesFor } from "./disk/devices";
@@ -15,6 +15,7 @@ export interface OpenDisk {
   readonly layout: DiskLayout;
   readonly place: RootPlace;
   readonly root: GuestFileSystem;
+  readonly devices: DiskImage["devices"];
 }
 
 /**
@@ -29,7 +30,9 @@ export async function withDisk<T>(file: string, use: (disk: OpenDisk) => Promise
       await refuseUnrunnable(file, layout);
       throw new InvalidImage(`disk ${file}`, "its first partition holds no root file system", "Copy one into it");
     }
-    return withRoot(file, place, (root) => use({ file, bytes, layout, place, root }));
+    return withRoot(file, place, async (root) =>
+      use({ file, bytes, layout, place, root, devices: await devicesFor(root) }),
+    );
   });
 }
 
@@ -43,10 +46,10 @@ export function examineDisk(file: string): Promise<ExaminedDisk> {
 }
 
 /** @throws InvalidImage for one that can't be run */
-export async function examine({ file, layout, place, root }: OpenDisk): Promise<ExaminedDisk> {
+export async function examine({ file, layout, place, root, devices }: OpenDisk): Promise<ExaminedDisk> {
   await refuseUnrunnable(file, layout);
   const { offset, kind } = place;
-  const [devices, reader] = await Promise.all([devicesFor(root), findNetworkReader(root)]);
+  const reader = await findNetworkReader(root);
   return {
     size: layout.size,
     rootOffset: offset,

@@ -1,9 +1,8 @@
 import { stat } from "node:fs/promises";
 import type { DiskImage, ImageRecord, Progress } from "../drivers/driver";
-import { InvalidImage } from "../drivers/errors";
 import { digestOf } from "./disk/digests";
 import { examine, examineDisk, refuseUnrunnable, withDisk } from "./examine";
-import { copyFixed, FIXES_VERSION } from "./fixes/fixed-disk";
+import { copyFixed, FIXES_VERSION, refuseHopeless } from "./fixes/fixed-disk";
 import { findFixes } from "./fixes/fixes";
 import { cachedFile } from "./repository/cache";
 import type { LocalImage } from "./repository/fetch";
@@ -63,13 +62,7 @@ async function prepareDisk(file: string, what: string, progress: Progress): Prom
     return { file, disk: { ...found.examined, digest: await digestOf(file) } };
   }
   const { fixes } = found;
-  if (fixes.hopeless !== undefined) {
-    throw new InvalidImage(
-      `disk ${file}`,
-      `has no boot loader in its first sector, and none can be put there: ${fixes.hopeless}`,
-      "Install one (GRUB for BIOS) into the image",
-    );
-  }
+  refuseHopeless(file, fixes);
   progress(`${what} is put right in a copy:`);
   for (const line of fixes.said) {
     progress(`  ${line}`);

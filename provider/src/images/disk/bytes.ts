@@ -60,6 +60,12 @@ function bytesOf(handle: FileHandle, size: number): Bytes {
   };
 }
 
+/** Whether two names are of one file. */
+export async function isSameFile(one: string, other: string): Promise<boolean> {
+  const [a, b] = await Promise.all([one, other].map((file) => stat(file).catch(() => undefined)));
+  return one === other || (a !== undefined && a.ino === b?.ino && a.dev === b.dev);
+}
+
 /** The same of a buffer. */
 export function bytesIn(buffer: Buffer): Bytes {
   return {

@@ -1,12 +1,10 @@
 import type { DiskImage } from "../../drivers/driver";
 import type { GuestFileSystem } from "../root/file-system";
-import { readInitramfs } from "./initramfs";
+import { initramfsAt } from "./initramfs";
 import { hasVirtioDrivers, kernelsOf } from "./kernels";
 
 /** More than any image has that one kernel starts. */
 const MOST_FILES = 4;
-/** Of one initramfs, bytes. */
-const MOST_BYTES = 256 * 1024 * 1024;
 const SATA = ["ahci", "ata_piix"];
 
 /** What a machine must offer so that this system finds its disk and its network. */
@@ -24,7 +22,7 @@ async function startsFromSataAlone(root: GuestFileSystem): Promise<boolean> {
   const files = (await root.list("/boot")).filter(({ name, kind }) => kind === "file" && /^initr(d|amfs)\b/.test(name));
   let hasSata = false;
   for (const { name } of files.slice(0, MOST_FILES)) {
-    const { modules, problem } = await readInitramfs(await root.readBytes(`/boot/${name}`, MOST_BYTES));
+    const { modules, problem } = await initramfsAt(root, `/boot/${name}`);
     if (problem !== undefined || modules.has("virtio_blk")) {
       return false;
     }

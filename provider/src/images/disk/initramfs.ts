@@ -2,10 +2,13 @@ import { Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { execa } from "execa";
 import { onPath } from "../../setup/programs";
+import type { GuestFileSystem } from "../root/file-system";
 import { bounded } from "./bounded";
 
 /** Of what an initramfs unpacks to, bytes: many times an honest one. */
 const MOST_UNPACKED = 1024 * 1024 * 1024;
+/** Of one as it lies in a guest, bytes. */
+const MOST_PACKED = 256 * 1024 * 1024;
 const MOST_ENTRIES = 100_000;
 const MOST_NAME = 4096;
 const TIME_LIMIT_MS = 60_000;
@@ -183,4 +186,12 @@ function byProgram(program: string, ...args: string[]): (packed: Buffer) => Unpa
     const child = execa(...bounded(program, args), { input: packed, buffer: false, stderr: "ignore", reject: false });
     return { chunks: child.stdout as unknown as AsyncIterable<Buffer>, end: () => void child.kill("SIGKILL") };
   };
+}
+
+/** One in a guest, as far as its first 256 MiB; an empty or missing one has a problem. */
+export async function initramfsAt(root: GuestFileSystem, path: string): Promise<Initramfs> {
+  const image = await root.readBytes(path, MOST_PACKED);
+  return image.length > 0
+    ? readInitramfs(image)
+    : { modules: new Set(), kernels: new Set(), problem: "it isn't there, or is empty" };
 }

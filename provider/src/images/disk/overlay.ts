@@ -1,4 +1,4 @@
-import { open, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { execa } from "execa";
 import { SiteFailure } from "../../drivers/errors";
@@ -6,6 +6,7 @@ import { inTemporaryFolder } from "../../temporary-folder";
 import type { RootPlace } from "../root/root";
 import { partOf, withBytes } from "./bytes";
 import { type GuestChanges, inject } from "./inject";
+import { readQcow2Header } from "./qcow2";
 import { signaturesOf } from "./signatures";
 
 export interface Overlay {
@@ -45,7 +46,10 @@ export type PresentOverlay = Pick<Overlay, "base" | "root" | "changes"> & { read
  */
 export async function injectInto(overlay: PresentOverlay): Promise<void> {
   const { file, base, root, changes } = overlay;
-  const size = await sizeOf(file);
+  const { size, hasDataFile } = await readQcow2Header(file);
+  if (hasDataFile) {
+    throw new SiteFailure("opening the node's disk", "it keeps its data in another file", "Copy it into one file");
+  }
   await inject({ file, base }, { root, changes, recovers: true, grows: size > (await stat(base)).size });
 }
 
@@ -53,22 +57,4 @@ export async function injectInto(overlay: PresentOverlay): Promise<void> {
 async function needsRecovery(disk: string, { offset }: RootPlace): Promise<boolean> {
   const held = await withBytes(disk, (bytes) => signaturesOf(partOf(bytes, offset, bytes.size)));
   return held.some(({ isDirty }) => isDirty === true);
-}
-
-/**
- * The bytes of the disk in an overlay. A qcow2 header may name another file for its data: incompatible feature 2 (the
- * format's own specification, as is where the size is).
- */
-async function sizeOf(overlay: string): Promise<number> {
-  const handle = await open(overlay, "r");
-  try {
-    const header = Buffer.alloc(80);
-    await handle.read(header, 0, header.length, 0);
-    if ((header.readBigUInt64BE(72) & 4n) !== 0n) {
-      throw new SiteFailure("opening the node's disk", "it keeps its data in another file", "Copy it into one file");
-    }
-    return Number(header.readBigUInt64BE(24));
-  } finally {
-    await handle.close();
-  }
 }

@@ -1,3 +1,4 @@
+import { tagIn } from "../disk/tags";
 import type { DiskNames } from "./disk-names";
 import type { FixedText } from "./fstab";
 
@@ -48,7 +49,7 @@ export function fixBootFile(text: string, { path, before }: BootFile, disk: Disk
     let args = given;
     const root = ROOT.exec(args)?.[2];
     const wanted = hasInitrd ? disk.root : disk.rootDevice;
-    if (root !== undefined && root !== disk.rootDevice && !(hasInitrd && disk.tags.has(root))) {
+    if (root !== undefined && root !== disk.rootDevice && !(hasInitrd && disk.tags.has(tagIn(root) ?? ""))) {
       args = args.replace(ROOT, (_, space: string) => `${space}root=${wanted}`);
       said.add(`${path} gives the kernel root=${root}: now ${wanted}`);
     }

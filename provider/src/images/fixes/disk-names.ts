@@ -1,6 +1,7 @@
 import { type Bytes, partOf } from "../disk/bytes";
 import type { DiskLayout } from "../disk/layout";
 import { signaturesOf } from "../disk/signatures";
+import { tagsOf } from "../disk/tags";
 
 /** By which names a machine of ours finds the partitions of its disk. */
 export interface DiskNames {
@@ -11,26 +12,20 @@ export interface DiskNames {
   /** Each partition by its number: `UUID=…`, or its device. */
   readonly byNumber: ReadonlyMap<number, string>;
   readonly devices: ReadonlySet<string>;
-  /** `UUID=…` and `LABEL=…` of all file systems. */
+  /** As {@link tagsOf} gives them. */
   readonly tags: ReadonlySet<string>;
 }
 
 const NO_UUID = /^[0-]*$/;
 
 /** @param device what the whole disk is called, `/dev/vda` for instance */
-export async function namesOn(disk: Bytes, { table, first }: DiskLayout, device: string): Promise<DiskNames> {
+export async function namesOn(disk: Bytes, layout: DiskLayout, device: string): Promise<DiskNames> {
+  const { table, first } = layout;
   const byNumber = new Map<number, string>();
-  const tags = new Set<string>();
   for (const { number, start, length } of table?.partitions ?? []) {
     const [held] = await signaturesOf(partOf(disk, start, length));
     const isNamed = held?.uuid !== undefined && !NO_UUID.test(held.uuid);
     byNumber.set(number, isNamed ? `UUID=${held.uuid}` : `${device}${number}`);
-    if (isNamed) {
-      tags.add(`UUID=${held.uuid}`);
-    }
-    if (held?.label) {
-      tags.add(`LABEL=${held.label}`);
-    }
   }
   const rootDevice = `${device}${first?.number ?? 1}`;
   return {
@@ -38,6 +33,6 @@ export async function namesOn(disk: Bytes, { table, first }: DiskLayout, device:
     rootDevice,
     byNumber,
     devices: new Set([...byNumber.keys()].map((number) => `${device}${number}`)),
-    tags,
+    tags: await tagsOf(disk, layout),
   };
 }

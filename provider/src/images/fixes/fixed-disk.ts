@@ -1,6 +1,7 @@
 import { execa } from "execa";
+import { InvalidImage } from "../../drivers/errors";
 import { installBootLoader } from "../disk/boot-loader";
-import { inject } from "../disk/inject";
+import { type GuestChange, inject } from "../disk/inject";
 import type { Fixes } from "./fixes";
 
 /** A change here means other copies from the same disk. */
@@ -8,15 +9,44 @@ export const FIXES_VERSION = 1;
 /** When fixed files were written, as the copy says it: so that it doesn't depend on the day. */
 const DATED = new Date("2000-01-01T00:00:00Z");
 
-/**
- * Makes a copy of a disk with its fixes: sparse, or sharing blocks with the disk where the file system can. The same disk
- * always gives the same copy.
- */
+/** @throws InvalidImage for a disk that nothing helps */
+export function refuseHopeless(disk: string, { hopeless }: Fixes): void {
+  if (hopeless !== undefined) {
+    throw new InvalidImage(
+      `disk ${disk}`,
+      `has no boot loader in its first sector, and none can be put there: ${hopeless}`,
+      "Install one (GRUB for BIOS) into the image",
+    );
+  }
+}
+
+/** Makes a copy of a disk with its fixes. The same disk always gives the same copy. */
 export async function copyFixed(disk: string, copy: string, fixes: Fixes): Promise<void> {
-  const { root, isDirty, changes, bootLoader } = fixes;
+  await copySparsely(disk, copy);
+  await applyFixes(copy, fixes, { grows: false, dated: DATED });
+}
+
+/** Sparse, or sharing blocks with the original where the file system can. */
+export async function copySparsely(disk: string, copy: string): Promise<void> {
   await execa("cp", ["--sparse=always", "--reflink=auto", disk, copy]);
-  await inject({ file: copy }, { root, changes: async () => changes, recovers: isDirty, grows: false, dated: DATED });
-  if (bootLoader !== undefined) {
-    await installBootLoader(copy, bootLoader);
+}
+
+/** What is done to a disk together with its fixes. */
+export interface FurtherChanges {
+  readonly grows: boolean;
+  readonly changes?: readonly GuestChange[];
+  readonly dated?: Date;
+}
+
+/** Puts a disk of ours right. */
+export async function applyFixes(
+  file: string,
+  fixes: Fixes,
+  { changes = [], ...further }: FurtherChanges,
+): Promise<void> {
+  const all = [...fixes.changes, ...changes];
+  await inject({ file }, { root: fixes.root, changes: async () => all, recovers: fixes.isDirty, ...further });
+  if (fixes.bootLoader !== undefined) {
+    await installBootLoader(file, fixes.bootLoader);
   }
 }

@@ -1,4 +1,3 @@
-import { devicesFor } from "../disk/devices";
 import type { GuestChange } from "../disk/inject";
 import type { DiskLayout } from "../disk/layout";
 import type { OpenDisk } from "../examine";
@@ -31,8 +30,8 @@ const GRUB_CONFIGURATION = "grub.cfg";
 const ROOM_FOR_GRUB = 1024 * 1024;
 
 /** Looks what has to be put right: names of disks, the serial console, and a boot loader that is missing. */
-export async function findFixes({ bytes, layout, place, root }: OpenDisk): Promise<Fixes> {
-  const disk = await namesOn(bytes, layout, (await devicesFor(root)) === "virtio" ? "/dev/vda" : "/dev/sda");
+export async function findFixes({ bytes, layout, place, root, devices }: OpenDisk): Promise<Fixes> {
+  const disk = await namesOn(bytes, layout, devices === "virtio" ? "/dev/vda" : "/dev/sda");
   const hasInitrd = (await root.list("/boot")).some(({ name }) => /^init(rd|ramfs)/.test(name));
   const texts = new Map<string, FixedText>();
   for (const bootFile of [{ path: FSTAB }, ...BOOT_FILES, ...(await bootEntries(root))]) {

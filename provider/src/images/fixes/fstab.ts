@@ -1,3 +1,4 @@
+import { tagIn } from "../disk/tags";
 import type { DiskNames } from "./disk-names";
 
 /** A file after a fix, with what was done to it, for people. */
@@ -12,7 +13,7 @@ const FIRST_DISK = /^\/dev\/[a-z]+a$/;
 const ENTRY = /^\s*([^\s#]\S*)\s+(\S+)(?:\s+\S+\s+(\S+))?/;
 /** What nobody waits for. */
 const OPTIONAL = /(?:^|,)(?:nofail|noauto)(?:,|$)/;
-const TAG = /^(UUID|LABEL)="?([^"]*)"?$/;
+const TAG = /^(?:UUID|LABEL)=/;
 
 /**
  * An fstab that names only what is there: partitions by their UUID where they had names of another machine (Xen's, IDE's),
@@ -41,11 +42,8 @@ export function fixFstab(text: string, disk: DiskNames): FixedText {
 
 /** Whether it names something that a machine of ours finds, or that we know nothing of. */
 function isPresent(spec: string, { devices, tags }: DiskNames): boolean {
-  const [, tag, value = ""] = TAG.exec(spec) ?? [];
-  if (tag === undefined) {
-    return !DEVICE.test(spec) || devices.has(spec);
-  }
-  return tags.has(`${tag}=${tag === "UUID" ? value.toLowerCase() : value}`);
+  const tag = TAG.test(spec) ? tagIn(spec) : undefined;
+  return tag === undefined ? !DEVICE.test(spec) || devices.has(spec) : tags.has(tag);
 }
 
 /**

@@ -41,7 +41,7 @@ interface State {
 
 /**
  * Gets a file. What is there of it is resumed, if the server still has the same; a connection that breaks is made anew.
- * @param isCurrent the version that the server has now, where that is known: a whole file of it isn't asked for again
+ * @param version that the server has now, where that is known: a whole file of it isn't asked for again
  * @param has is told how much of it is there, bytes
  * @returns the version that it got
  * @throws Unreachable when the connection breaks again and again, NotFound, Denied, InvalidImage, NoCapacity

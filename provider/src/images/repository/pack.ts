@@ -4,6 +4,7 @@ import type { Progress, Shape } from "../../drivers/driver";
 import { NotFound } from "../../drivers/errors";
 import { reporting } from "../../drivers/transfer";
 import { DEFAULT_DIALECT } from "../../vc-out/vc-out";
+import { isSameFile } from "../disk/bytes";
 import { examineDisk } from "../examine";
 import { FORMAT_VERSION } from "./manifest";
 import { type PackedFiles, packDisk } from "./pack-disk";
@@ -82,9 +83,7 @@ async function packDisks(
   workspace: string,
   progress: Progress,
 ): Promise<PackedFiles[]> {
-  const [one, other] = await Promise.all([stat(frontend), stat(compute)]);
-  const isShared = one.dev === other.dev && one.ino === other.ino;
-  const disks = isShared
+  const disks = (await isSameFile(frontend, compute))
     ? [{ name: "frontend.raw", file: frontend }]
     : [
         { name: "frontend.raw", file: frontend },

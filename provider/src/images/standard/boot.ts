@@ -1,12 +1,10 @@
 import { posix } from "node:path";
-import { type Initramfs, readInitramfs } from "../disk/initramfs";
+import { type Initramfs, initramfsAt } from "../disk/initramfs";
 import { hasVirtioDrivers } from "../disk/kernels";
 import { type BootFolder, type RootFacts, throughLinks } from "./root-facts";
 import { finding, type Rule } from "./rule";
 import { isForeignName, isMissing, ourName } from "./system";
 
-/** Of one initramfs, bytes; what is longer is looked at as far as that. */
-const MOST_INITRAMFS = 256 * 1024 * 1024;
 const ADD_DRIVERS =
   "Rebuild it inside: update-initramfs -u with MODULES=most, or dracut --force --add-drivers 'virtio_pci virtio_blk'";
 
@@ -168,9 +166,7 @@ async function lookInto({ boot, root }: RootFacts): Promise<[path: string, Initr
   const files = await Promise.all(boot.initramfs.map((path) => throughLinks(root, path)));
   const seen: [path: string, Initramfs][] = [];
   for (const path of new Set(files)) {
-    const image = await root.readBytes(path, MOST_INITRAMFS);
-    const nothing: Initramfs = { modules: new Set(), kernels: new Set(), problem: "it isn't there, or is empty" };
-    seen.push([path, image.length > 0 ? await readInitramfs(image) : nothing]);
+    seen.push([path, await initramfsAt(root, path)]);
   }
   return seen;
 }

@@ -1,6 +1,5 @@
-import { stat } from "node:fs/promises";
 import { InvalidImage } from "../../drivers/errors";
-import { type Bytes, withBytes } from "../disk/bytes";
+import { type Bytes, isSameFile, withBytes } from "../disk/bytes";
 import { hasVirtioDrivers } from "../disk/kernels";
 import { type DiskLayout, layoutOf, rootPlace } from "../disk/layout";
 import type { Description } from "../repository/repository";
@@ -95,11 +94,6 @@ export async function checkImage({ description, frontend, compute }: Subject): P
   }
   const conformant = !parts.some(({ findings }) => findings.some(({ level }) => level === "error"));
   return { conformant, parts };
-}
-
-async function isSameFile(one: string, other: string): Promise<boolean> {
-  const [a, b] = await Promise.all([one, other].map((file) => stat(file).catch(() => undefined)));
-  return one === other || (a !== undefined && a.ino === b?.ino && a.dev === b.dev);
 }
 
 type Answers = Pick<Part, "findings" | "holds" | "notLookedAt">;

@@ -1,8 +1,9 @@
 import { posix } from "node:path";
-import { type Bytes, partOf } from "../disk/bytes";
+import type { Bytes } from "../disk/bytes";
 import { hasVirtioDrivers, type Kernel, kernelsOf } from "../disk/kernels";
 import { type DiskLayout, rootSignature } from "../disk/layout";
-import { type Signature, signaturesOf } from "../disk/signatures";
+import type { Signature } from "../disk/signatures";
+import { tagsOf } from "../disk/tags";
 import type { GuestFileSystem } from "../root/file-system";
 import { type FoundReader, findProgram } from "../root/network-reader";
 
@@ -10,7 +11,7 @@ import { type FoundReader, findProgram } from "../root/network-reader";
 export interface RootFacts {
   readonly root: GuestFileSystem;
   readonly fileSystem: Signature;
-  /** By which a machine finds its file systems: `uuid=…`, `partuuid=…` in lower case, `label=…` as it is. */
+  /** As {@link tagsOf} gives them. */
   readonly tags: ReadonlySet<string>;
   /** Numbers of the disk's partitions. */
   readonly partitions: ReadonlySet<number>;
@@ -75,26 +76,6 @@ export async function rootFacts(disk: Bytes, layout: DiskLayout, root: GuestFile
     boot: await readBoot(root, fstab),
     reader,
   };
-}
-
-async function tagsOf(disk: Bytes, { table }: DiskLayout): Promise<Set<string>> {
-  const tags = new Set<string>();
-  for (const { start, length, uuid, name } of table?.partitions ?? []) {
-    const holds = await signaturesOf(partOf(disk, start, length));
-    tags.add(`partuuid=${uuid}`);
-    if (name) {
-      tags.add(`partlabel=${name}`);
-    }
-    for (const signature of holds) {
-      if (signature.uuid) {
-        tags.add(`uuid=${signature.uuid}`);
-      }
-      if (signature.label) {
-        tags.add(`label=${signature.label}`);
-      }
-    }
-  }
-  return tags;
 }
 
 async function readFstab(root: GuestFileSystem): Promise<FstabEntry[]> {

@@ -1,3 +1,4 @@
+import { tagIn } from "../disk/tags";
 import type { GuestFileSystem } from "../root/file-system";
 import { type FstabEntry, type RootFacts, throughLinks } from "./root-facts";
 import { finding, type Rule } from "./rule";
@@ -117,18 +118,6 @@ export function isMissing(
   return number === undefined
     ? source.startsWith("/dev/") && !REMOVABLE.test(source) && !/^\/dev\/(shm|pts|root|null)\b/.test(source)
     : !partitions.has(Number(number));
-}
-
-/** `UUID=…` and the like, also where udev has it as a link; UUIDs in lower case. */
-function tagIn(source: string): string | undefined {
-  const [, name = "", value = ""] =
-    /^(UUID|LABEL|PARTUUID|PARTLABEL)="?([^"]*)"?$/i.exec(source) ??
-    /^\/dev\/disk\/by-(uuid|label|partuuid|partlabel)\/(.*)$/.exec(source) ??
-    [];
-  const kind = name.toLowerCase();
-  return (
-    (kind && `${kind}=${kind.endsWith("uuid") ? value.toLowerCase() : value}`.replaceAll("\\x20", " ")) || undefined
-  );
 }
 
 function needed(fstab: readonly FstabEntry[]): readonly FstabEntry[] {
