@@ -32,6 +32,17 @@ describe("the cache", () => {
       stdin: "pipe",
       reject: false,
     });
+  /** Settles when a process has said these words. */
+  const saysOf = (process: ReturnType<typeof run>, words: string) =>
+    new Promise<void>((resolve) => {
+      let said = "";
+      process.all.on("data", (chunk: Buffer) => {
+        said += chunk.toString();
+        if (said.includes(words)) {
+          resolve();
+        }
+      });
+    });
   const USE = 'require(process.env.SOURCE + "/images/repository/cache.ts")';
   const makes = (key: string, content: string) => (file: string) => writeFile(file, `${key} ${content}`);
   /** As if the last use had been so many days ago. */
@@ -67,19 +78,23 @@ describe("the cache", () => {
   });
 
   it("lets one of two processes make it while the other waits and says so", async () => {
+    const goOn = join(images.repository, "go-on");
     const slow = `${USE}.cachedFile("k", async (file) => {
       console.log("making");
-      await new Promise((resolve) => setTimeout(resolve, 700));
-      require("node:fs").writeFileSync(file, "made by " + process.pid);
+      const { existsSync, writeFileSync } = require("node:fs");
+      while (!existsSync(${JSON.stringify(goOn)})) await new Promise((resolve) => setTimeout(resolve, 20));
+      writeFileSync(file, "made by " + process.pid);
     }, "a disk", console.log).then((file) => console.log(require("node:fs").readFileSync(file, "utf8")));`;
     const [one, other] = [run(slow), run(slow)];
-    const [first, second] = [(await one).all, (await other).all];
-    const [maker, waiter] = first.includes("making") ? [first, second] : [second, first];
-    expect(maker).to.match(/^making\nmade by \d+$/);
-    expect(waiter).to.match(
-      /^waiting for .*(process \d+ of|another process).*, which is at work on a disk\nmade by \d+$/,
-    );
-    expect(waiter.split("\n").at(-1)).to.equal(maker.split("\n").at(-1));
+    await Promise.race([saysOf(one, "waiting for"), saysOf(other, "waiting for")]);
+    await writeFile(goOn, "");
+    const [first, second] = [(await one).all.split("\n"), (await other).all.split("\n")];
+    const [maker, waiter] = first[0] === "making" ? [first, second] : [second, first];
+    expect(maker[0]).to.equal("making");
+    expect(waiter[0]).to.match(/^waiting for .*(process \d+ of|another process).*, which is at work on a disk$/);
+    expect([...maker, ...waiter].filter((line) => line === "making")).to.have.length(1);
+    expect(maker.at(-1)).to.match(/^made by \d+$/);
+    expect(waiter.at(-1)).to.equal(maker.at(-1));
   });
 
   it("takes over what a killed process was making", async () => {

@@ -18,6 +18,8 @@ import type { Progress } from "../../drivers/driver";
 import { holdLock, type LockKind } from "../../file-lock";
 import { home } from "../../home";
 
+/** A wait that isn't worth a word: another looks whether a file is there. */
+const UNSAID_SECONDS = 1;
 /** How often somebody who waits for another process is told so. */
 const SAY_EVERY_SECONDS = 15;
 
@@ -224,7 +226,7 @@ async function makeWhole(place: Place, make: (file: string) => Promise<void>, ab
 async function locked(lock: string, kind: LockKind, about: string, progress: Progress): Promise<AsyncDisposable> {
   await mkdir(folder(), { recursive: true });
   await appendFile(lock, "");
-  let held = await holdLock(lock, 0, kind);
+  let held = await holdLock(lock, UNSAID_SECONDS, kind);
   while (!held) {
     const holder = (await readFile(lock, "utf8")).trim() || "another process";
     progress(`waiting for ${holder}, which is at work on ${about}`);
