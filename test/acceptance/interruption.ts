@@ -1,5 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
+import { eventually } from "../eventually";
 import type { World } from "./world";
 
 /** What can happen to a running `up` or `destroy`. */
@@ -19,7 +20,7 @@ export interface Interruption {
 }
 
 const YES = ["--yes", "--skip-preview"] as const;
-const STOP_LIMIT_MS = 5000;
+const STOP_LIMIT_SECONDS = 5;
 
 /** Interrupts a command, and sees to it that nothing of it runs on and that the stack isn't locked afterwards. */
 export async function interrupt(world: World, { command, at, by }: Interruption): Promise<void> {
@@ -64,8 +65,8 @@ export async function interrupt(world: World, { command, at, by }: Interruption)
   }
   await end;
 
-  await becomesTrue("the provider stops", STOP_LIMIT_MS, async () => (await world.providers()).length === 0);
-  await becomesTrue("its daemons stop", STOP_LIMIT_MS, async () => (await world.diskDaemons()).length === 0);
+  await eventually(async () => expect(await world.providers(), "providers").to.deep.equal([]), STOP_LIMIT_SECONDS);
+  await eventually(async () => expect(await world.diskDaemons(), "daemons").to.deep.equal([]), STOP_LIMIT_SECONDS);
   expect(printed, "no stack trace").not.to.match(/^\s+at .*:\d+:\d+\)?$/m);
   if (by === "Ctrl-C") {
     expect(printed).to.match(/\^C received; cancelling/);
@@ -78,12 +79,7 @@ export async function interrupt(world: World, { command, at, by }: Interruption)
     await world.pulumi(["cancel", "--yes"]);
   }
   if (by === "kill -9 of libvirtd") {
-    await becomesTrue("libvirtd comes back", 15_000, () =>
-      world.virsh("list").then(
-        () => true,
-        () => false,
-      ),
-    );
+    await eventually(() => world.virsh("list"));
   }
 }
 
@@ -103,10 +99,4 @@ export async function upConverges(world: World, numCpus: number): Promise<void> 
 export async function destroyConverges(world: World): Promise<void> {
   await world.pulumi(["destroy", ...YES]);
   expect(await world.leftovers()).to.deep.equal([]);
-}
-
-async function becomesTrue(what: string, limitMs: number, condition: () => Promise<boolean>): Promise<void> {
-  for (const start = Date.now(); !(await condition()); await setTimeout(200)) {
-    expect(Date.now() - start, `ms until ${what}`).to.be.lessThan(limitMs);
-  }
 }

@@ -1,6 +1,6 @@
-import { setTimeout } from "node:timers/promises";
 import type { ClusterArgs } from "@virtual-cluster/pulumi";
 import { expect } from "chai";
+import { eventually } from "../eventually";
 import { Shell } from "./shell";
 import type { World } from "./world";
 
@@ -80,21 +80,12 @@ function operation(verbs: string): RegExp {
 
 /** The computes that every node has in its hosts and its machinefile, within 10 s. */
 export async function expectListedOnAll(shell: Shell, computes: readonly string[]): Promise<void> {
-  const limit = Date.now() + 10_000;
-  for (;;) {
+  await eventually(async () => {
     const lists = await shell.runOnAll(computes, LISTED);
-    try {
-      for (const [node, list] of Object.entries(lists)) {
-        const [hosts = "", machinefile = ""] = list.split("\n\n");
-        expect(hosts.split("\n").sort(), `hosts of ${node}`).to.deep.equal(computes);
-        expect(machinefile.split("\n"), `machinefile of ${node}`).to.deep.equal(computes);
-      }
-      return;
-    } catch (error) {
-      if (Date.now() > limit) {
-        throw error;
-      }
-      await setTimeout(500);
+    for (const [node, list] of Object.entries(lists)) {
+      const [hosts = "", machinefile = ""] = list.split("\n\n");
+      expect(hosts.split("\n").sort(), `hosts of ${node}`).to.deep.equal(computes);
+      expect(machinefile.split("\n"), `machinefile of ${node}`).to.deep.equal(computes);
     }
-  }
+  }, 10);
 }

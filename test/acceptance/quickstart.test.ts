@@ -1,8 +1,8 @@
 import { join } from "node:path";
-import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
 import { execa } from "execa";
 import { sitePaths } from "../../provider/src/default-site/paths";
+import { eventually } from "../eventually";
 import { ROOT, World } from "./world";
 
 const STACK = ["--stack", "quickstart-test"];
@@ -105,11 +105,7 @@ describe("the quickstart", function () {
     await world.quickstart("--start-site");
     expect((await inRepository("refresh", "--yes")).stdout).to.match(/7 unchanged/);
     // The guests are booting again; until sshd listens, each try fails at once.
-    let boots = "";
-    for (const limit = Date.now() + 120_000; boots === "" && Date.now() < limit; await setTimeout(1000)) {
-      boots = await onFrontend("hostname").catch(() => "");
-    }
-    expect(boots).to.match(/^virtual-cluster/);
+    await eventually(async () => expect(await onFrontend("hostname")).to.match(/^virtual-cluster/), 120);
   });
 
   it("gives everything back", async () => {

@@ -24,8 +24,7 @@ import { type Img, type Machine, NET, type Net, takeLease, VM } from "../stand-i
 const SILENT = () => undefined;
 const AT_ONCE = { graceSeconds: 0 };
 
-describe("OpenNebula, when things go wrong", function () {
-  this.timeout(30_000);
+describe("OpenNebula, when things go wrong", () => {
   let site: StandInSite;
   let settings: OpenNebulaSettings;
   let driver: OpenNebulaDriver;

@@ -25,8 +25,7 @@ const SILENT = () => undefined;
 const AT_ONCE = { graceSeconds: 0 };
 const PROGRAMS = ["qemu-img", "qemu-storage-daemon", "debugfs", "mke2fs", "setpriv"];
 
-describe("OpenNebula, with an image that reads no context disc", function () {
-  this.timeout(60_000);
+describe("OpenNebula, with an image that reads no context disc", () => {
   let site: StandInSite;
   let settings: OpenNebulaSettings;
   let driver: OpenNebulaDriver;

@@ -39,7 +39,6 @@ export async function rocksBackend(context: Mocha.Context, options: Options = {}
 }
 
 export async function rocksSite(context: Mocha.Context, options: Options = {}): Promise<RocksSite> {
-  context.timeout(60_000);
   await skipWithoutPrograms(context);
   const environment = { ...process.env };
   const home = await realpath(await mkdtemp("/tmp/vc-rocks-"));

@@ -32,6 +32,7 @@ import {
 } from "../../provider/src/plan/plan";
 import { planBySite } from "../../provider/src/plan/site-plan";
 import { sha256 } from "../../provider/src/vc-out/digest";
+import { eventually } from "../eventually";
 import type { Backend } from "./backend";
 
 const SILENT = () => undefined;
@@ -1468,18 +1469,4 @@ async function rejects(
   const error = outcome as VirtualClusterError;
   expect(error.message).to.include(mentions);
   return error;
-}
-
-async function eventually(assertion: () => Promise<unknown>, seconds = 10): Promise<void> {
-  for (const end = Date.now() + seconds * 1000; ; ) {
-    try {
-      await assertion();
-      return;
-    } catch (error) {
-      if (Date.now() > end) {
-        throw error;
-      }
-      await new Promise((resolve) => setTimeout(resolve, 100));
-    }
-  }
 }

@@ -70,8 +70,7 @@ describe("a cluster at whose work Pulumi's host dies", () => {
   }
 
   for (const chapter of Object.values(CHAPTERS)) {
-    it(`at any step of ${chapter.title} has nothing left after destroy`, async function () {
-      this.timeout(60_000);
+    it(`at any step of ${chapter.title} has nothing left after destroy`, async () => {
       await dieAtEveryStep(chapter, async () => {
         // An engine whose state is empty asks nobody.
         if (tenant.stack.state.has("cluster")) {
@@ -83,8 +82,7 @@ describe("a cluster at whose work Pulumi's host dies", () => {
   }
 
   for (const chapter of [CHAPTERS.first, CHAPTERS.growing, CHAPTERS.shrinking]) {
-    it(`at any step of ${chapter.title} is whole after the next one`, async function () {
-      this.timeout(60_000);
+    it(`at any step of ${chapter.title} is whole after the next one`, async () => {
       const wish = { ...WISH, numCpus: chapter.computes };
       await dieAtEveryStep(chapter, async () => {
         await tenant.up(wish);
@@ -94,8 +92,7 @@ describe("a cluster at whose work Pulumi's host dies", () => {
     });
   }
 
-  it("at any step of destroy is whole after an up", async function () {
-    this.timeout(60_000);
+  it("at any step of destroy is whole after an up", async () => {
     const wish = { ...WISH, numCpus: 1 };
     await dieAtEveryStep(CHAPTERS.destroy, async () => {
       await tenant.up(wish);
@@ -110,8 +107,7 @@ describe("a cluster at whose work Pulumi's host dies", () => {
     [CHAPTERS.destroy, 5],
   ] as const;
   for (const [chapter, step] of kills) {
-    it(`is left the same at step ${step} of ${chapter.title} by SIGKILL as by throwing the host away`, async function () {
-      this.timeout(20_000);
+    it(`is left the same at step ${step} of ${chapter.title} by SIGKILL as by throwing the host away`, async () => {
       await begin(chapter);
       const again = tenant.save();
       const leave = async (killed: boolean) => {

@@ -6,6 +6,7 @@ import { expect } from "chai";
 import { execa } from "execa";
 import { home } from "../../provider/src/home";
 import { kvmUsable } from "../../provider/src/kvm";
+import { eventually } from "../eventually";
 import { contextDisc } from "../unit/context-disc";
 import { VC_OUT_SAMPLES } from "../unit/guest-machine";
 
@@ -85,16 +86,7 @@ describe("a guest that is given its vc-out.xml on a context disc", function () {
 });
 
 async function said(file: string, words: RegExp, seconds: number): Promise<void> {
-  for (const end = Date.now() + seconds * 1000; ; ) {
-    const text = await readFile(file, "latin1").catch(() => "");
-    if (words.test(text)) {
-      return;
-    }
-    if (Date.now() > end) {
-      throw new Error(`not said within ${seconds} s: ${words}\n${text.slice(-3000)}`);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 500));
-  }
+  await eventually(async () => expect(await readFile(file, "latin1").catch(() => "")).to.match(words), seconds);
 }
 
 /** One command of QEMU's monitor. */

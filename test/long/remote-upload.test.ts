@@ -14,8 +14,7 @@ import { missingPrograms, RemoteSite } from "../acceptance/remote-site";
 const MEBIBYTE = 1024 * 1024;
 const POOL = "virtual-cluster";
 
-describe("base images over a slow line", function () {
-  this.timeout(60_000);
+describe("base images over a slow line", () => {
   const { PATH: pathBefore, VIRTUAL_CLUSTER_HOME: homeBefore } = process.env;
   let site: RemoteSite;
   let home: string;

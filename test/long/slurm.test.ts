@@ -1,5 +1,4 @@
 import { join } from "node:path";
-import { setTimeout } from "node:timers/promises";
 import type { ClusterArgs } from "@virtual-cluster/pulumi";
 import { expect } from "chai";
 import { execa } from "execa";
@@ -7,6 +6,7 @@ import { home } from "../../provider/src/home";
 import { BOOT_ID, Life } from "../acceptance/life";
 import type { Shell } from "../acceptance/shell";
 import { ROOT, World } from "../acceptance/world";
+import { eventually } from "../eventually";
 
 const REPOSITORY = home("test-images");
 
@@ -47,13 +47,13 @@ describe("examples/slurm: a scheduler that follows its cluster", function () {
   it("takes a third one, without a reboot of the frontend and without a job noticing", async () => {
     const wait = "while [ ! -e /root/go ]; do sleep 1; done; echo went on";
     const job = await frontend.run(`cd /root && sbatch --parsable -w compute-0 -o running.out --wrap "${wait}"`);
-    await eventually(120, async () => expect(await stateOf(job)).to.equal("RUNNING"));
+    await eventually(async () => expect(await stateOf(job)).to.equal("RUNNING"), 120);
     await life.change(cluster(3));
     expect(await frontend.run(BOOT_ID)).to.equal(bootId);
-    await eventually(120, async () => expect(await nodes()).to.deep.equal(["compute-0", "compute-1", "compute-2"]));
+    await eventually(async () => expect(await nodes()).to.deep.equal(["compute-0", "compute-1", "compute-2"]), 120);
     expect(await stateOf(job)).to.equal("RUNNING");
     await frontend.run("ssh compute-0 touch /root/go");
-    await eventually(120, async () => expect(await stateOf(job)).to.equal("COMPLETED"));
+    await eventually(async () => expect(await stateOf(job)).to.equal("COMPLETED"), 120);
     expect(await frontend.run("ssh compute-0 cat /root/running.out")).to.equal("went on");
   });
 
@@ -69,10 +69,10 @@ describe("examples/slurm: a scheduler that follows its cluster", function () {
 
   it("knows one compute after the others have left, ends their jobs, and runs nothing that needs two", async () => {
     const job = await frontend.run('cd /root && sbatch --parsable -w compute-2 --wrap "sleep 3600"');
-    await eventually(120, async () => expect(await stateOf(job)).to.equal("RUNNING"));
+    await eventually(async () => expect(await stateOf(job)).to.equal("RUNNING"), 120);
     await life.change(cluster(1));
     expect(await frontend.run(BOOT_ID)).to.equal(bootId);
-    await eventually(120, async () => expect(await nodes()).to.deep.equal(["compute-0"]));
+    await eventually(async () => expect(await nodes()).to.deep.equal(["compute-0"]), 120);
     expect(await stateOf(job)).to.equal("NODE_FAIL");
     await runsOn(["compute-0"]);
     expect(await frontend.run("srun --immediate=20 -N2 hostname -s || :")).to.match(/Unable to allocate resources/);
@@ -80,19 +80,19 @@ describe("examples/slurm: a scheduler that follows its cluster", function () {
 
   it("keeps a job while there are no computes, and runs it on the one that is back", async () => {
     await life.change(cluster(0));
-    await eventually(120, async () => expect(await frontend.run("sinfo -ho %P:%D")).to.equal("all*:0"));
+    await eventually(async () => expect(await frontend.run("sinfo -ho %P:%D")).to.equal("all*:0"), 120);
     const job = await frontend.run("cd /root && sbatch --parsable --wrap hostname");
     await life.change(cluster(1));
-    await eventually(180, async () => expect(await stateOf(job)).to.equal("COMPLETED"));
+    await eventually(async () => expect(await stateOf(job)).to.equal("COMPLETED"), 180);
     expect(await frontend.run(BOOT_ID)).to.equal(bootId);
   });
 
   it("works with a compute again that was rebooted", async () => {
     const before = await frontend.run(`ssh compute-0 ${BOOT_ID}`);
     await frontend.run("ssh compute-0 reboot || :");
-    await eventually(600, async () => {
+    await eventually(async () => {
       expect(await frontend.run(`ssh -o ConnectTimeout=10 compute-0 ${BOOT_ID}`)).to.not.equal(before);
-    });
+    }, 600);
     await runsOn(["compute-0"]);
   });
 
@@ -104,10 +104,10 @@ describe("examples/slurm: a scheduler that follows its cluster", function () {
 
   /** Tried again for a while, because a compute that is ready has yet to be told of the others and to start its daemon. */
   async function runsOn(computes: readonly string[]): Promise<void> {
-    await eventually(180, async () => {
+    await eventually(async () => {
       const output = await frontend.run(`timeout 150 srun -N${computes.length} hostname -s`);
       expect(output.split("\n").sort()).to.include.members(computes);
-    });
+    }, 180);
   }
 
   async function nodes(): Promise<string[]> {
@@ -128,20 +128,4 @@ function cluster(numCpus: number): ClusterArgs {
     frontend: { memory: 256 },
     timeouts: { create: 900, update: 900 },
   };
-}
-
-/** Repeats an assertion until it holds. */
-async function eventually(seconds: number, assertion: () => Promise<unknown>): Promise<void> {
-  const end = Date.now() + 1000 * seconds;
-  for (;;) {
-    try {
-      await assertion();
-      return;
-    } catch (error) {
-      if (Date.now() > end) {
-        throw error;
-      }
-      await setTimeout(2000);
-    }
-  }
 }

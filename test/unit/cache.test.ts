@@ -6,6 +6,7 @@ import { execa } from "execa";
 import { main } from "../../provider/src/cli/vc";
 import { home } from "../../provider/src/home";
 import { type CacheEntry, cachedFile, cacheEntries, pruneCache } from "../../provider/src/images/repository/cache";
+import { eventually } from "../eventually";
 import { failure } from "../failure";
 import { FileServer } from "./file-server";
 import { ImageFolder, vcIn } from "./image-folder";
@@ -195,17 +196,3 @@ describe("the cache", () => {
     expect((await vc("list")).out).to.equal("Nothing is kept.");
   });
 });
-
-async function eventually(check: () => Promise<unknown>): Promise<void> {
-  for (let tries = 0; tries < 50; tries++) {
-    const error = await check().then(
-      () => undefined,
-      (reason: unknown) => reason,
-    );
-    if (error === undefined) {
-      return;
-    }
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  await check();
-}

@@ -36,8 +36,7 @@ ifup_all() {
 state() { ip -o -4 addr show | sed 's/^[0-9]*: *//; s/\\\\.*//'; ip -4 route show; }
 `;
 
-describe("the guest program on a running machine", function () {
-  this.timeout(60_000);
+describe("the guest program on a running machine", () => {
   const machines: Machine[] = [];
 
   async function make(sample: Sample): Promise<Machine> {

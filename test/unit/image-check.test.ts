@@ -34,8 +34,7 @@ const grub = (options: string, kernel = "/boot/vmlinuz-6.1.0-test") => ({
 });
 const fstab = (line: string) => ({ "etc/fstab": `UUID=${ROOT_UUID} / ext4 defaults 0 1\n${line}\n` });
 
-describe("vc image check", function () {
-  this.timeout(60_000);
+describe("vc image check", () => {
   let folder: string;
   const at = (name: string) => join(folder, name);
   const exercised = new Set<string>();

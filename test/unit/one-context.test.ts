@@ -19,8 +19,7 @@ const CLUSTER = {
  * one-context itself isn't in Debian. What it does with a start script its documentation says: decoded into a file that is
  * executed as root, with the variables of the context exported.
  */
-describe("the start script of a context disc, run as one-context runs it", function () {
-  this.timeout(20_000);
+describe("the start script of a context disc, run as one-context runs it", () => {
   let tree: string;
 
   before(async function () {

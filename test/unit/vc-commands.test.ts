@@ -40,8 +40,7 @@ describe("vc, with a cluster", () => {
 
   after(() => rm(images, { recursive: true }));
 
-  beforeEach(async function () {
-    this.timeout(20_000);
+  beforeEach(async () => {
     programs = await FakePrograms.create();
     serial += 1;
     siteName = `vc-${serial}`;
@@ -544,9 +543,7 @@ esac`;
     });
   });
 
-  describe("as a person runs it", function () {
-    this.timeout(20_000);
-
+  describe("as a person runs it", () => {
     it("draws anew on a terminal", async () => {
       const command = `'${process.execPath}' '${VC}' status --watch --interval 0.2`;
       const running = execa("script", ["-qec", command, "/dev/null"], {
