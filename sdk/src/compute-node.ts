@@ -1,5 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
-import { dialectOf, NODE_OUTPUTS, pinned, powerOf } from "./outputs";
+import { dialectOf, fingerprintOf, NODE_OUTPUTS, pinned, powerOf } from "./outputs";
 import { shims } from "./shim";
 import type { WaitArgs } from "./types";
 import type { VirtualCluster } from "./virtual-cluster";
@@ -19,10 +19,10 @@ export class ComputeNode extends pulumi.dynamic.Resource {
   declare readonly ready: pulumi.Output<boolean>;
 
   constructor(name: string, { cluster, index, ...wait }: ComputeNodeArgs, opts?: pulumi.CustomResourceOptions) {
-    const { plan, site, siteId, image, power } = cluster;
+    const { plan, site, siteId, image, publicKey, power } = cluster;
     const slice = pulumi
-      .all([plan, site, siteId, image, power])
-      .apply(([{ computes, vcOutDialect }, site, siteId, image, power]) => {
+      .all([plan, site, siteId, image, publicKey, power])
+      .apply(([{ computes, vcOutDialect }, site, siteId, image, publicKey, power]) => {
         const compute = computes[index];
         if (!compute) {
           throw new RangeError(
@@ -30,7 +30,11 @@ export class ComputeNode extends pulumi.dynamic.Resource {
           );
         }
         const { name: _, hostName: __, ...own } = compute;
-        return { site, siteId, image, ...own, ...dialectOf(vcOutDialect), ...powerOf(power) };
+        return {
+          ...{ site, siteId, image, ...own, keyFingerprint: fingerprintOf(publicKey) },
+          ...dialectOf(vcOutDialect),
+          ...powerOf(power),
+        };
       });
     const inputs = { clusterId: cluster.id, node: `compute-${index}`, slice, ...wait };
     super(shims.computeNode, name, { ...NODE_OUTPUTS, ...inputs }, pinned(opts), "virtual-cluster", "ComputeNode");

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import type { CustomResourceOptions } from "@pulumi/pulumi";
 
 /** What the provider fills in of a node; the SDK makes an output only of what it is given, `undefined` included. */
@@ -11,6 +12,13 @@ export const NODE_OUTPUTS = {
 /** A node says only that it is off: what is on by default takes no room in the state. */
 export function powerOf(power: "on" | "off"): { power?: "off" } {
   return power === "off" ? { power } : {};
+}
+
+/** A public key as `ssh-keygen -l` shows it: all that a compute's state needs, whose vc-out.xml has the key itself. */
+export function fingerprintOf(publicKey: string): string {
+  const [, key = ""] = publicKey.split(" ");
+  const digest = createHash("sha256").update(Buffer.from(key, "base64")).digest("base64");
+  return `SHA256:${digest.replace(/=+$/, "")}`;
 }
 
 export function dialectOf(vcOutDialect: "A" | "B" | undefined): { vcOutDialect?: "A" | "B" } {

@@ -5,6 +5,10 @@ import type { Shell } from "./shell";
 import { expectVcWorks } from "./vc";
 import { World } from "./world";
 
+const KEY_BYTES = Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0\x20${"o".repeat(32)}`, "latin1");
+const OTHER_KEY = `ssh-ed25519 ${KEY_BYTES.toString("base64")} another`;
+const ALLOWED = "cat /root/.ssh/authorized_keys";
+
 describe("a cluster of booted guests", function () {
   this.timeout(300_000);
   let world: World;
@@ -68,8 +72,9 @@ describe("a cluster of booted guests", function () {
     expect((await shell.run("cat /root/changes")).split("\n").at(-1)).to.equal("frontend compute-0");
   });
 
-  it("takes other cpus and memory and larger disks while its machines run", async () => {
-    const reshaped = { ...args, numCpus: 1, memoryPerNode: 192, diskSize: 600 };
+  it("takes other cpus and memory, larger disks and another key while its machines run", async () => {
+    const reshaped = { ...args, numCpus: 1, memoryPerNode: 192, diskSize: 600, publicKey: OTHER_KEY };
+    const publicKey = await shell.run("sed -n 's:.*<key>\\(.*\\)</key>.*:\\1:p' /root/vc-out.xml");
     const larger = await life.change({ ...reshaped, frontend: { memory: 256, cpus: 2, diskSize: 640 } });
     expect(larger.announced).to.deep.equal(["update demo", "update demo-compute-0", "update demo-frontend"]);
     expect(larger.done).to.deep.equal(larger.announced);
@@ -79,6 +84,9 @@ describe("a cluster of booted guests", function () {
 
     expect(await shell.runOnAll(["compute-0"], BOOT_ID)).to.deep.equal(booted);
     expect(await shell.run("nproc")).to.equal("2");
+    for (const allowed of Object.values(await shell.runOnAll(["compute-0"], ALLOWED))) {
+      expect(allowed).to.include(OTHER_KEY).and.not.include(publicKey);
+    }
     const sizes = await shell.runOnAll(["compute-0"], "df -m / | tail -n 1; grep MemTotal /proc/meminfo");
     const figures = (node: string) => [...(sizes[node] ?? "").matchAll(/(?<=\s)\d+\b/g)].map(Number);
     const [frontendDisk, computeDisk] = ["frontend", "compute-0"].map((node) => figures(node)[0]);
@@ -94,7 +102,15 @@ describe("a cluster of booted guests", function () {
       .to.match(/diskSize can't change from 600 to 550: a disk never shrinks/)
       .and.to.match(/frontend\.diskSize can't change from 640 to 620: a disk never shrinks/);
 
-    await life.change({ ...reshaped, memoryPerNode: 256, frontend: { memory: 256, cpus: 2, diskSize: 640 } });
+    await life.change({
+      ...reshaped,
+      publicKey,
+      memoryPerNode: 256,
+      frontend: { memory: 256, cpus: 2, diskSize: 640 },
+    });
+    for (const allowed of Object.values(await shell.runOnAll(["compute-0"], ALLOWED))) {
+      expect(allowed).to.include(publicKey).and.not.include(OTHER_KEY);
+    }
     expect(await shell.runOnAll(["compute-0"], BOOT_ID)).to.deep.equal(booted);
     expect(Number(/\d+/.exec(await shell.run(`ssh -n compute-0 grep MemTotal /proc/meminfo`))?.[0])).to.be.above(
       192 * 1024,

@@ -29,10 +29,7 @@ const ARGUMENTS: Readonly<Record<Argument, readonly [policy: Policy, note?: stri
   "frontend.cpus": [FRONTEND_NODE_POLICIES.cpus],
   "frontend.memory": [FRONTEND_NODE_POLICIES.memory],
   "frontend.diskSize": [FRONTEND_NODE_POLICIES.diskSize],
-  publicKey: [
-    FRONTEND_NODE_POLICIES.publicKey,
-    "the frontend is told the new key, and no longer lets the old one in; computes have the one that they were made with",
-  ],
+  publicKey: [FRONTEND_NODE_POLICIES.publicKey, "every node is told the new key, and no longer lets the old one in"],
   publicIp: [VIRTUAL_CLUSTER_POLICIES.publicIp, "naming the one that the cluster has is no change"],
   clusterName: [VIRTUAL_CLUSTER_POLICIES.clusterName],
   site: [

@@ -15,8 +15,10 @@ import { makeFakeDisk } from "../conformance/fake-guest";
 import { failure } from "../failure";
 import { CheckFailed, directLifeCycles, Stack, type State, UNKNOWN } from "./stack";
 
-const KEY_BYTES = Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0\x20${"k".repeat(32)}`, "latin1");
-const KEY = `ssh-ed25519 ${KEY_BYTES.toString("base64")} tester`;
+const [KEY = "", OTHER_KEY = ""] = ["k", "l"].map((letter) => {
+  const bytes = Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0\x20${letter.repeat(32)}`, "latin1");
+  return `ssh-ed25519 ${bytes.toString("base64")} tester`;
+});
 const DOMAIN = (disk: string) =>
   `<domain><devices><disk device="disk"><driver type="raw"/><source file="${disk}"/></disk></devices></domain>`;
 const VC_IN = `<vc version="0.1"><virtualization engine="kvm" type="hvm" arch="x86_64"/>
@@ -438,10 +440,13 @@ describe("the life of a cluster", () => {
 
     it("gives every node a new public key's vc-out.xml", async () => {
       await stack.up(args);
-      const publicKey = KEY.replace(" tester", " another");
-      await stack.up({ ...args, publicKey });
-      expect(machine("frontend").vcOut).to.include(publicKey);
-      expect(site.networks.get("docking-dev-dock")).to.deep.include({ publicKeys: [publicKey] });
+      const done = await stack.up({ ...args, publicKey: OTHER_KEY });
+      expect(done).to.deep.equal(["update cluster", "update frontend", "update compute-0", "update compute-1"]);
+      for (const node of ["frontend", "compute-0", "compute-1"]) {
+        expect(machine(node).vcOut, node).to.include(`<key>${OTHER_KEY}</key>`).and.not.include(KEY);
+      }
+      expect(await stack.up({ ...args, publicKey: OTHER_KEY })).to.deep.equal([]);
+      expect(site.networks.get("docking-dev-dock")).to.deep.include({ publicKeys: [OTHER_KEY] });
     });
 
     it("starts a machine that was turned off behind its back, after a refresh", async () => {

@@ -8,6 +8,7 @@ import {
   UNKNOWN,
 } from "../../provider/src/resources/host";
 import type { VirtualClusterOutputs } from "../../provider/src/resources/virtual-cluster";
+import { fingerprintOf } from "../../sdk/src/outputs";
 
 export interface State {
   readonly id: string;
@@ -105,7 +106,10 @@ export class Stack {
     await this.step("frontend", await this.check("frontend", inputs));
     await allDone(
       plan.computes.map(async ({ name, hostName: _, ...compute }) =>
-        this.step(name, await this.check(name, nodeInputs(name, { ...compute, image }))),
+        this.step(
+          name,
+          await this.check(name, nodeInputs(name, { ...compute, image, keyFingerprint: fingerprintOf(publicKey) })),
+        ),
       ),
     );
     const planned = new Set(["claim", "cluster", "frontend", ...plan.computes.map(({ name }) => name)]);

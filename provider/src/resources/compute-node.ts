@@ -17,7 +17,7 @@ import {
   readNode,
   removeNode,
 } from "./node";
-import { type PolicyTable, REPLACE } from "./policy";
+import { IN_PLACE, type PolicyTable, REPLACE } from "./policy";
 
 // ── Types ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -25,15 +25,23 @@ import { type PolicyTable, REPLACE } from "./policy";
 export interface ComputeNodeInputs extends NodeInputs, ComputesOwn {
   /** The vc name of its image: another one means another machine. */
   readonly image: string;
+  /** Of the public key in its vc-out.xml, which the site's record has. */
+  readonly keyFingerprint: string;
 }
 
-const args = z.strictObject({ ...nodeArgs, image: z.string().min(1), allocated: z.literal(false).optional() });
+const args = z.strictObject({
+  ...nodeArgs,
+  image: z.string().min(1),
+  keyFingerprint: z.string().min(1),
+  allocated: z.literal(false).optional(),
+});
 
 // ── Update policy ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 export const COMPUTE_NODE_POLICIES: PolicyTable<ComputeNodeInputs> = {
   ...NODE_POLICIES,
   image: REPLACE,
+  keyFingerprint: IN_PLACE,
   allocated: REPLACE,
 };
 
