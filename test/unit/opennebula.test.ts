@@ -9,6 +9,7 @@ import { AddressTaken, Denied, NoCapacity, NotFound, SiteFailure } from "../../p
 import { OpenNebulaDriver } from "../../provider/src/drivers/opennebula";
 import { configureOneAuth, oneSession } from "../../provider/src/drivers/opennebula/credentials";
 import { rangeIn, servingFile } from "../../provider/src/drivers/opennebula/image-server";
+import { parseVms } from "../../provider/src/drivers/opennebula/objects";
 import { refusal } from "../../provider/src/drivers/opennebula/refusals";
 import { templateText } from "../../provider/src/drivers/opennebula/template-text";
 import { decodeAnswer, encodeCall } from "../../provider/src/drivers/opennebula/xml-rpc";
@@ -44,10 +45,30 @@ describe("OpenNebula's XML-RPC", () => {
     expect(decodeAnswer("one.vm.info", body)).to.deep.equal([false, "[one.vm.info] no", 1024, 7, -1]);
   });
 
-  it("reads a pool of many thousand elements", () => {
-    const vm = "&lt;VM&gt;&lt;ID&gt;1&lt;/ID&gt;&lt;NAME&gt;a&amp;amp;b&lt;/NAME&gt;&lt;/VM&gt;";
-    const body = `<methodResponse><params><param><value><array><data><value><boolean>1</boolean></value><value><string>&lt;VM_POOL&gt;${vm.repeat(20_000)}&lt;/VM_POOL&gt;</string></value><value><i4>0</i4></value></data></array></value></param></params></methodResponse>`;
-    expect(String(decodeAnswer("one.vmpool.info", body)[1]).length).to.be.greaterThan(500_000);
+  const answerWith = (document: string) => {
+    const escaped = document.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+    const values = ["<boolean>1</boolean>", `<string>${escaped}</string>`, "<i4>0</i4>"];
+    return `<methodResponse><params><param><value><array><data>${values.map((value) => `<value>${value}</value>`).join("\r\n")}</data></array></value></param></params></methodResponse>`;
+  };
+  const poolIn = (document: string) =>
+    parseVms(String(decodeAnswer("one.vmpool.infoextended", answerWith(document))[1]));
+
+  it("reads the list of somebody who has many machines, or large ones", () => {
+    const plain = "<VM><ID>1</ID><NAME>a&amp;b</NAME></VM>";
+    expect(poolIn(`<VM_POOL>${plain.repeat(20_000)}</VM_POOL>`)).to.have.length(20_000);
+    const note = "x".repeat(1024 * 1024);
+    const large = `<VM><ID>7</ID><USER_TEMPLATE><NOTE><![CDATA[${note}]]></NOTE></USER_TEMPLATE></VM>`;
+    const machines = poolIn(`<VM_POOL>${large.repeat(20)}</VM_POOL>`);
+    expect([machines.length, machines[19]?.attributes.get("NOTE")?.length]).to.deep.equal([20, note.length]);
+  });
+
+  it("reads a list in which a machine's start script writes a page of HTML", () => {
+    const script = "cat >index.html <<X\n<!DOCTYPE html><p>&lt; ü\nX";
+    const [machine] = poolIn(
+      `<VM_POOL><VM><ID>7</ID><USER_TEMPLATE><NOTE><![CDATA[${script}]]></NOTE></USER_TEMPLATE></VM></VM_POOL>`,
+    );
+    expect(machine?.attributes.get("NOTE")).to.equal(script);
+    expect(() => poolIn("<!DOCTYPE VM_POOL><VM_POOL></VM_POOL>")).to.throw(SiteFailure, "document type");
   });
 
   it("makes the contract's errors of codes and texts", () => {

@@ -4,6 +4,7 @@ import { fromNumber, toNumber } from "../../plan/addresses";
 import type { ClusterRecord, Mark } from "../driver";
 import { SiteFailure } from "../errors";
 import { base64, fromBase64, type TemplateGroup } from "./template-text";
+import { MOST_BYTES } from "./xml-rpc";
 
 /** What every object has. */
 export interface OneObject {
@@ -92,7 +93,7 @@ export interface Datastore extends OneObject {
 /** @throws SiteFailure for what isn't such a pool */
 function membersOf(xml: string, pool: string, kind: string): readonly XmlElement[] {
   try {
-    const root = parseXml(xml);
+    const root = parseXml(xml, MOST_BYTES);
     if (!(pool in root)) {
       throw new RangeError(`has no ${pool}`);
     }
@@ -141,7 +142,7 @@ export function parseDatastores(xml: string): Datastore[] {
 
 export function rootOf(xml: string, name: string): XmlElement {
   try {
-    const root = element(parseXml(xml), name);
+    const root = element(parseXml(xml, MOST_BYTES), name);
     if (root) {
       return root;
     }

@@ -24,8 +24,8 @@ export class ConnectionLost extends Unreachable {}
 const MOST_CONNECTIONS = 8;
 /** Registering an image takes a front-end that looks for a slow URL more than a minute and a half. */
 const TIMEOUT_SECONDS = 240;
-/** Larger than the pools of some thousand machines. */
-const MOST_BYTES = 64 * 1024 * 1024;
+/** Larger than the lists of ten thousand machines with their vc-out.xml. */
+export const MOST_BYTES = 256 * 1024 * 1024;
 
 const agents = {
   "http:": new HttpAgent({ keepAlive: false, maxSockets: MOST_CONNECTIONS }),
@@ -75,21 +75,28 @@ function escapeXml(text: string): string {
 
 export type RpcValue = string | number | boolean;
 
-/** @throws RpcFault, SiteFailure for what is no answer */
+/**
+ * A list is one long string full of entities, which a parser of XML is slow with: strings are taken out before it and put
+ * in again.
+ * @throws RpcFault, SiteFailure for what is no answer
+ */
 export function decodeAnswer(method: string, text: string): RpcValue[] {
+  const strings: string[] = [];
+  const decode = (value: XmlElement | undefined) => decodeValue(value, strings);
   let answer: XmlElement | undefined;
   try {
-    answer = element(parseXml(text), "methodResponse");
+    const envelope = text.replaceAll(
+      /<string>([^<]*)<\/string>/g,
+      (_, content: string) => `<string>${strings.push(unescapeXml(content.trim())) - 1}</string>`,
+    );
+    answer = element(parseXml(envelope), "methodResponse");
   } catch (error) {
     throw new SiteFailure(`${method} at OpenNebula`, `its answer ${(error as Error).message}`);
   }
   const fault = element(answer, "fault", "value", "struct");
   if (fault) {
     const members = new Map(
-      elements(fault, "member").map((member) => [
-        textOf(element(member, "name")),
-        decodeValue(element(member, "value")),
-      ]),
+      elements(fault, "member").map((member) => [textOf(element(member, "name")), decode(element(member, "value"))]),
     );
     throw new RpcFault(Number(members.get("faultCode")), method, String(members.get("faultString")));
   }
@@ -97,10 +104,20 @@ export function decodeAnswer(method: string, text: string): RpcValue[] {
   if (!data) {
     throw new SiteFailure(`${method} at OpenNebula`, "its answer is no array");
   }
-  return elements(data, "value").map(decodeValue);
+  return elements(data, "value").map(decode);
 }
 
-function decodeValue(value: XmlElement | undefined): RpcValue {
+function unescapeXml(text: string): string {
+  return text
+    .replaceAll("&lt;", "<")
+    .replaceAll("&gt;", ">")
+    .replaceAll("&quot;", '"')
+    .replaceAll("&apos;", "'")
+    .replaceAll(/&#(x[0-9a-f]+|\d+);/gi, (_, code: string) => String.fromCodePoint(Number(code.replace(/^x/i, "0x"))))
+    .replaceAll("&amp;", "&");
+}
+
+function decodeValue(value: XmlElement | undefined, strings: readonly string[]): RpcValue {
   for (const type of ["i4", "int", "i8"]) {
     const number = element(value, type);
     if (number) {
@@ -108,7 +125,11 @@ function decodeValue(value: XmlElement | undefined): RpcValue {
     }
   }
   const boolean = element(value, "boolean");
-  return boolean ? textOf(boolean) === "1" : textOf(element(value, "string") ?? value);
+  if (boolean) {
+    return textOf(boolean) === "1";
+  }
+  const string = element(value, "string");
+  return string ? (strings[Number(textOf(string) || -1)] ?? "") : textOf(value);
 }
 
 function post(endpoint: string, body: Buffer): Promise<{ readonly status: number; readonly text: string }> {
