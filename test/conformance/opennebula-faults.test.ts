@@ -19,6 +19,7 @@ import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
 import { nodesOf, planCluster } from "../../provider/src/plan/plan";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import { type StandInSite, standInSite } from "../stand-ins/opennebula/site";
+import { groups } from "../stand-ins/opennebula/template";
 import { type Img, type Machine, NET, type Net, takeLease, VM } from "../stand-ins/opennebula/world";
 
 const SILENT = () => undefined;
@@ -258,6 +259,23 @@ describe("OpenNebula, when things go wrong", () => {
     expect(await boot(cluster, "compute-0")).to.equal("created");
     await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
   });
+
+  for (const [devices, expected] of [
+    ["virtio", { disk: "vd", bus: undefined, nics: ["virtio", "virtio"] }],
+    ["sata", { disk: "sd", bus: "sata", nics: ["e1000", "e1000"] }],
+  ] as const) {
+    it(`says which devices a ${devices} image needs, and leaves nothing to a site's defaults`, async () => {
+      const { image, ...cluster } = await allocated();
+      const frontend = { ...image.frontend, devices };
+      await boot({ ...cluster, image: { ...image, frontend } }, "frontend");
+      const [{ disks, nics, template }] = machines() as [Machine];
+      expect({
+        disk: disks[0]?.get("DEV_PREFIX"),
+        bus: groups(template, "OS")[0]?.get("SD_DISK_BUS"),
+        nics: nics.map((nic) => nic.get("MODEL")),
+      }).to.deep.equal(expected);
+    });
+  }
 
   it("says of a machine whose image could not be copied what the image says", async () => {
     const cluster = await allocated();

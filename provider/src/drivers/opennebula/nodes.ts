@@ -204,6 +204,7 @@ export class Nodes {
       );
     }
     const own = base ? await this.ownDisk(node, base, request) : await this.injected.ensure(node, request, keys);
+    const nicModel = image.devices === "virtio" ? "virtio" : "e1000";
     const template: Template = {
       NAME: machineNameOf(cluster.name, node.node),
       ...this.shapeOf(request.plan),
@@ -212,13 +213,14 @@ export class Nodes {
         {
           NETWORK_ID: vnet.id,
           IP: request.plan.privateIp,
+          MODEL: nicModel,
           // Computes reach the outside through the frontend.
           ...(request.role === "compute" && {
             GATEWAY: cluster.plan.frontend.privateIp,
             DNS: cluster.plan.publicNetwork.dns.join(" ") || undefined,
           }),
         },
-        ...(lease ? [{ NETWORK_ID: lease.id, IP: cluster.plan.frontend.publicIp }] : []),
+        ...(lease ? [{ NETWORK_ID: lease.id, IP: cluster.plan.frontend.publicIp, MODEL: nicModel }] : []),
       ],
       ...(!injected && {
         CONTEXT: contextOf(node.node, cluster, keys, request.vcOut, {
@@ -226,7 +228,8 @@ export class Nodes {
         }),
       }),
       GRAPHICS: { TYPE: "VNC", LISTEN: "127.0.0.1" },
-      OS: { ARCH: "x86_64", BOOT: "disk0" },
+      // What disks named sd… and NICs of no model are, each site decides for itself.
+      OS: { ARCH: "x86_64", BOOT: "disk0", SD_DISK_BUS: image.devices === "sata" ? "sata" : undefined },
       SCHED_REQUIREMENTS: this.settings.requirements,
       ...markTags(cluster.name, cluster.mark),
       ...nodeTags(node.node),
