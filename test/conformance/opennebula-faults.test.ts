@@ -2,7 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import type { ClusterRecord, NodeRef } from "../../provider/src/drivers/driver";
+import type { BootRequest, ClusterRecord, NodeRef } from "../../provider/src/drivers/driver";
 import {
   AddressTaken,
   Contradiction,
@@ -16,7 +16,7 @@ import { OpenNebulaDriver } from "../../provider/src/drivers/opennebula";
 import { OneClient } from "../../provider/src/drivers/opennebula/client";
 import { configureOneAuth } from "../../provider/src/drivers/opennebula/credentials";
 import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
-import { nodesOf, planCluster } from "../../provider/src/plan/plan";
+import { type NodePlan, nodesOf, planCluster } from "../../provider/src/plan/plan";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import { type StandInSite, standInSite } from "../stand-ins/opennebula/site";
 import { groups } from "../stand-ins/opennebula/template";
@@ -102,7 +102,7 @@ describe("OpenNebula, when things go wrong", () => {
     return (await driver.find(name)) as ClusterRecord;
   }
 
-  const boot = (cluster: ClusterRecord, node: string) =>
+  const boot = (cluster: ClusterRecord, node: string, options: Partial<BootRequest> = {}) =>
     driver.boot(
       { cluster, node },
       {
@@ -116,6 +116,7 @@ describe("OpenNebula, when things go wrong", () => {
         power: "on",
         stop: AT_ONCE,
         progress: SILENT,
+        ...options,
       },
     );
 
@@ -158,6 +159,7 @@ describe("OpenNebula, when things go wrong", () => {
   it("takes away what a repeated creation has left twice, since machines may share a name (gotcha 1)", async () => {
     const cluster = await allocated();
     await boot(cluster, "compute-0");
+    await driver.waitFor({ cluster, node: "compute-0" }, "running", { seconds: 5, progress: SILENT });
     const [first] = machines() as [Machine];
     site.oned.world.add({ ...first, id: 99, user: new Map(first.user) });
     expect((await driver.read("demo")).get("compute-0")?.machineId).to.equal(String(first.id));
@@ -260,6 +262,104 @@ describe("OpenNebula, when things go wrong", () => {
     await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
   });
 
+  it("makes a frontend anew that failed to boot, on the disk that it had (OpenNebula takes that for broken)", async () => {
+    site.oned.faults.bootFails = /frontend/;
+    const cluster = await allocated();
+    await boot(cluster, "frontend");
+    const ref = { cluster, node: "frontend" };
+    await thrown(driver.waitFor(ref, "running", { seconds: 20, progress: SILENT }));
+    const disk = () => site.oned.world.all<Img>("IMAGE").find(({ name }) => name === "demo-frontend");
+    const before = disk()?.id;
+    site.oned.faults = {};
+    expect(await boot(cluster, "frontend", { keepDisk: true })).to.equal("created");
+    await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+    expect([disk()?.id, disk()?.persistent]).to.deep.equal([before, true]);
+    expect(site.oned.calls).to.include("image.enable");
+  });
+
+  it("doesn't take a node for ready that was ready before it was off", async () => {
+    const cluster = await allocated();
+    const ref = { cluster, node: "compute-0" };
+    await boot(cluster, "compute-0");
+    await driver.waitFor(ref, "ready", { seconds: 5, progress: SILENT });
+    await driver.shutdown(ref, AT_ONCE);
+    const [machine] = machines() as [Machine];
+    machine.healthy = false;
+    expect(await boot(cluster, "compute-0")).to.equal("started");
+    expect(await thrown(driver.waitFor(ref, "ready", { seconds: 0.3, progress: SILENT }))).to.be.instanceOf(NotReady);
+    machine.user.set("READY", ["YES"]);
+    await driver.waitFor(ref, "ready", { seconds: 5, progress: SILENT });
+  });
+
+  it("pulls the plug of a guest that heeds no power button as soon as its time is up", async () => {
+    site.oned.delays.patience = 60_000;
+    site.oned.faults.ignoresStops = () => true;
+    const cluster = await allocated();
+    const ref = { cluster, node: "compute-0" };
+    await boot(cluster, "compute-0");
+    await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+    await driver.shutdown(ref, { graceSeconds: 0.2 });
+    expect((await driver.read("demo")).get("compute-0")?.state).to.equal("off");
+  });
+
+  for (const [state, name] of [
+    [VM.SUSPENDED, "suspended"],
+    [VM.STOPPED, "stopped"],
+  ] as const) {
+    it(`gives a machine that is ${name} its new vc-out.xml when it goes on, since its disc can't be changed before`, async () => {
+      const cluster = await allocated();
+      const ref = { cluster, node: "compute-0" };
+      await boot(cluster, "compute-0");
+      await driver.waitFor(ref, "ready", { seconds: 5, progress: SILENT });
+      const [machine] = machines() as [Machine];
+      Object.assign(machine, { state, lcm: 0 });
+      expect(await driver.reconfigure(ref, "<vc>new</vc>")).to.equal("nextBoot");
+      expect((await driver.read("demo")).get("compute-0")?.vcOutWaits).to.equal(true);
+      expect(await boot(cluster, "compute-0", { vcOut: "<vc>new</vc>" })).to.equal("started");
+      const onDisc = Buffer.from(machine.context?.get("VC_OUT_XML_BASE64") ?? "", "base64").toString();
+      expect(onDisc).to.equal("<vc>new</vc>");
+      expect((await driver.read("demo")).get("compute-0")).to.include({
+        vcOutWaits: false,
+        vcOutDigest: sha256("<vc>new</vc>"),
+      });
+    });
+  }
+
+  for (const [state, name] of [
+    [VM.HOLD, "on hold, when it has one"],
+    [VM.SUSPENDED, "suspended"],
+    [VM.UNDEPLOYED, "undeployed"],
+  ] as const) {
+    it(`grows the disk of a machine that is ${name}`, async () => {
+      const cluster = await allocated();
+      const ref = { cluster, node: "compute-0" };
+      await boot(cluster, "compute-0", { power: state === VM.HOLD ? "off" : "on" });
+      const [machine] = machines() as [Machine];
+      if (state !== VM.HOLD) {
+        await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+        Object.assign(machine, { state, lcm: 0 });
+      }
+      const plan = { ...(cluster.plan.computes[0] as NodePlan), diskSize: 64 };
+      expect(await boot(cluster, "compute-0", { plan })).to.equal("started");
+      await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+      expect((await driver.read("demo")).get("compute-0")?.diskSize).to.equal(64);
+    });
+  }
+
+  it("counts a machine as running while it is backed up, and as off while a disk of one is copied that is off", async () => {
+    const cluster = await allocated();
+    const ref = { cluster, node: "compute-0" };
+    await boot(cluster, "compute-0");
+    await driver.waitFor(ref, "ready", { seconds: 5, progress: SILENT });
+    const [machine] = machines() as [Machine];
+    Object.assign(machine, { state: VM.ACTIVE, lcm: 69 });
+    await driver.waitFor(ref, "ready", { seconds: 5, progress: SILENT });
+    Object.assign(machine, { state: VM.ACTIVE, lcm: 51 });
+    expect((await driver.read("demo")).get("compute-0")?.state).to.equal("off");
+    setTimeout(() => Object.assign(machine, { state: VM.POWEROFF, lcm: 0 }), 100);
+    expect(await boot(cluster, "compute-0")).to.equal("started");
+  });
+
   for (const [devices, expected] of [
     ["virtio", { disk: "vd", bus: undefined, nics: ["virtio", "virtio"] }],
     ["sata", { disk: "sd", bus: "sata", nics: ["e1000", "e1000"] }],
@@ -302,6 +402,15 @@ describe("OpenNebula, when things go wrong", () => {
     expect(site.oned.calls.filter((call) => call === "vm.action").length).to.be.lessThan(6);
   });
 
+  it("asks once to remove a machine by force, however long that takes", async () => {
+    site.oned.delays.stop = 1100;
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    await driver.waitFor({ cluster, node: "compute-0" }, "running", { seconds: 5, progress: SILENT });
+    await driver.remove({ cluster, node: "compute-0" }, AT_ONCE);
+    expect(site.oned.calls.filter((call) => call === "vm.action")).to.have.length(1);
+  });
+
   for (const [state, lcm, name] of [
     [8, 0, "off"],
     [9, 0, "undeployed"],
@@ -309,6 +418,9 @@ describe("OpenNebula, when things go wrong", () => {
     [4, 0, "stopped"],
     [2, 0, "on hold"],
     [3, 36, "failed to boot"],
+    [3, 39, "got no disks"],
+    [3, 40, "failed to be cleaned up"],
+    [3, 16, "not seen any more"],
     [3, 12, "shutting down"],
     [11, 0, "failed to be cloned"],
   ] as const) {

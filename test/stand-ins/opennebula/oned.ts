@@ -65,7 +65,7 @@ export interface Faults {
   unschedulable?: RegExp;
   /** … don't boot. */
   bootFails?: RegExp;
-  /** Machines that run on after a graceful stop that was accepted. */
+  /** Machines whose guests heed no power button: a graceful stop is given up in the end, and they run on. */
   ignoresStops?: (machine: Machine) => boolean;
   /** Networks whose names match fail in their driver. */
   networkFails?: RegExp;
@@ -113,6 +113,9 @@ const STATE_NAMES: Readonly<Record<number, string>> = {
   10: "CLONING",
   11: "CLONING_FAILURE",
 };
+
+/** States from which a machine is simply taken away, whereupon its persistent image counts as broken. */
+const LCM_FAILURES = [36, 37, 38, 39, 40, 41, 42, 44, 46, 47, 48, 49, 50, 61];
 
 const VNET_RESTRICTED = ["VN_MAD", "PHYDEV", "QINQ_TYPE", "BRIDGE", "CONF", "FILTER", "CLUSTER_IDS", "EXTERNAL"];
 const VM_RESTRICTED: ReadonlyArray<readonly [string, string?]> = [
@@ -843,6 +846,16 @@ export class Oned {
     return id;
   }
 
+  private enableImage(user: User, id: number): number {
+    const image = this.world.get<Img>("IMAGE", id);
+    this.authorize(user, ["MANAGE", image]);
+    if (image.state !== IMG.ERROR && image.state !== IMG.READY) {
+      throw new Refused(CODE.INTERNAL, "Could not enable image: Image cannot be in state USED.");
+    }
+    image.state = IMG.READY;
+    return id;
+  }
+
   private setPersistent(user: User, id: number, persistent: boolean): number {
     const image = this.world.get<Img>("IMAGE", id);
     this.authorize(user, ["MANAGE", image]);
@@ -1145,7 +1158,7 @@ export class Oned {
           this.later(deaf ? this.delays.patience : this.delays.stop, () =>
             deaf ? this.runOn(machine, 12) : this.epilog(machine),
           );
-        } else if (machine.state === VM.ACTIVE && machine.lcm !== 36) {
+        } else if (machine.state === VM.ACTIVE && !LCM_FAILURES.includes(machine.lcm)) {
           refuse(`Could not terminate VM ${id}, wrong state ${name}.`);
         } else if (
           machine.state === VM.POWEROFF ||
@@ -1161,7 +1174,7 @@ export class Oned {
         return id;
       case "poweroff":
       case "poweroff-hard":
-        if (!running) {
+        if (!running && !(hard && machine.state === VM.ACTIVE && machine.lcm === 18)) {
           refuse();
         }
         machine.lcm = 18;
@@ -1202,7 +1215,7 @@ export class Oned {
         }
         return refuse();
       case "hold":
-        if (machine.state !== VM.PENDING && machine.state !== VM.CLONING) {
+        if (machine.state !== VM.PENDING) {
           refuse();
         }
         machine.state = VM.HOLD;
@@ -1225,7 +1238,6 @@ export class Oned {
 
   turnOff(machine: Machine): void {
     Object.assign(machine, { state: VM.POWEROFF, lcm: 0 });
-    machine.user.delete("READY");
   }
 
   private runOn(machine: Machine, from: number): void {
@@ -1243,6 +1255,7 @@ export class Oned {
 
   /** It stays readable for ever, with the addresses that it had. */
   done(machine: Machine): void {
+    const isBroken = machine.state === VM.ACTIVE && LCM_FAILURES.includes(machine.lcm);
     Object.assign(machine, { state: VM.DONE, lcm: 0, endTime: 1795351302 });
     for (const net of this.world.all<Net>("NET")) {
       for (const { leases } of net.ranges) {
@@ -1259,8 +1272,8 @@ export class Oned {
           image.content = machine.content;
         }
         if (image.vms.size === 0 && (image.state === IMG.USED || image.state === IMG.USED_PERS)) {
-          image.state = IMG.READY;
-          image.previous = IMG.READY;
+          image.state = isBroken && image.persistent ? IMG.ERROR : IMG.READY;
+          image.previous = image.state;
         }
       }
     }
@@ -1272,11 +1285,10 @@ export class Oned {
     const asked = groups(parseTemplate(text), "CONTEXT")[0];
     this.refuseRestricted(user, parseTemplate(text), VM_RESTRICTED, "VM Template");
     const busy = machine.state === VM.ACTIVE && ![3, 36].includes(machine.lcm);
-    if (busy || machine.state === VM.DONE || machine.state === VM.CLONING) {
-      throw new Refused(
-        CODE.ACTION,
-        `configuration cannot be updated in state ${LCM_NAMES[machine.lcm] ?? STATE_NAMES[machine.state]}`,
-      );
+    const never: readonly number[] = [VM.DONE, VM.CLONING, VM.SUSPENDED, VM.STOPPED];
+    if (busy || never.includes(machine.state)) {
+      const name = machine.state === VM.ACTIVE ? LCM_NAMES[machine.lcm] : STATE_NAMES[machine.state];
+      throw new Refused(CODE.ACTION, `configuration cannot be updated in state ${name}`);
     }
     if (append !== 1) {
       // All that isn't said again is gone.
@@ -1336,12 +1348,10 @@ export class Oned {
     if (!off && !running) {
       throw new Refused(CODE.ACTION, "Could not perform a disk resize, wrong state");
     }
-    const [busy, then] = running ? [62, 3] : [62, 0];
-    Object.assign(machine, { state: VM.ACTIVE, lcm: busy });
-    this.later(this.delays.stop, () => {
-      found.set("SIZE", size);
-      Object.assign(machine, running ? { lcm: then } : { state: VM.POWEROFF, lcm: 0 });
-    });
+    const before = { state: machine.state, lcm: machine.lcm };
+    Object.assign(machine, { state: VM.ACTIVE, lcm: running ? 62 : machine.state === VM.POWEROFF ? 63 : 64 });
+    found.set("SIZE", size);
+    this.later(this.delays.stop, () => Object.assign(machine, before));
     return id;
   }
 
@@ -1624,6 +1634,7 @@ export class Oned {
       ),
     "image.clone": (user, [id, name]) => this.cloneImage(user, id, name),
     "image.delete": (user, [id]) => this.deleteImage(user, id),
+    "image.enable": (user, [id]) => this.enableImage(user, id),
     "image.persistent": (user, [id, persistent]) => this.setPersistent(user, id, persistent),
     "image.update": (user, [id, text, append]) => this.update(user, "IMAGE", id, text, append),
     "image.rename": (user, [id, name]) => this.rename(user, "IMAGE", id, name),

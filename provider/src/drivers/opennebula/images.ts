@@ -54,7 +54,7 @@ export class Images {
     if (present && isWhole(present)) {
       return;
     }
-    if (present?.state === IMAGE.LOCKED) {
+    if (present && isBeingCopied(present)) {
       progress("waiting for another copy of the base image to the site");
       await this.copied(present.id, baseOf(image.digest), progress);
       return;
@@ -171,7 +171,9 @@ export class Images {
       refuseForeignDisk(disk, cluster);
       refuseUnwantedData(disk, keepDisk);
       refuseOtherBase(disk, base);
-      if (disk.state === IMAGE.ERROR && !mayHoldData(disk)) {
+      if (mayHoldData(disk)) {
+        await this.revive(disk);
+      } else if (disk.state === IMAGE.ERROR) {
         await this.remove(disk);
         disk = undefined;
       }
@@ -189,6 +191,13 @@ export class Images {
       await this.client.call("image.persistent", id, true);
     }
     return whole;
+  }
+
+  /** OpenNebula takes a disk for broken whose machine was removed after a failure; what is on it is as it was. */
+  async revive({ id, state }: Image): Promise<void> {
+    if (state === IMAGE.ERROR) {
+      await this.client.call("image.enable", id, true);
+    }
   }
 
   /** Says that a machine has the disk: from now on there may be data on it. */
@@ -258,6 +267,10 @@ export class Images {
     }
     throw new SiteFailure(`image ${name}`, `isn't copied after ${COPY_SECONDS} s`);
   }
+}
+
+function isBeingCopied({ state }: Image): boolean {
+  return state === IMAGE.LOCKED || state === IMAGE.LOCKED_USED || state === IMAGE.LOCKED_USED_PERS;
 }
 
 export function isWhole({ state }: Pick<Image, "state">): boolean {

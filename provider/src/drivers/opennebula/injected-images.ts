@@ -92,6 +92,7 @@ export class InjectedImages {
       refuseForeignDisk(present, ref.cluster);
       if (request.role === "frontend" && mayHoldData(present)) {
         refuseUnwantedData(present, request.keepDisk);
+        await this.images.revive(present);
         return present;
       }
       await this.images.remove(present);

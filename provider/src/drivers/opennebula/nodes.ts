@@ -27,7 +27,7 @@ import { IMAGE, type Image, markTags, TAG, type Vm } from "./objects";
 import type { Pools } from "./pools";
 import { WrongState } from "./refusals";
 import { base64, type Template, templateText } from "./template-text";
-import { complaintOf, phaseOf, stateInWords } from "./vm-states";
+import { complaintOf, isUnsettled, phaseOf, stateInWords, VM } from "./vm-states";
 import { ConnectionLost } from "./xml-rpc";
 
 /** Longer than the scheduler's window, and than a driver takes to move a machine from one state to another. */
@@ -58,6 +58,10 @@ export class Nodes {
     const [found, ...others] = await this.machines.of(node);
     await Promise.all(others.map((vm) => this.terminate(vm, 0)));
     let vm = found;
+    if (vm && phaseOf(vm) === "resting") {
+      await this.settle(vm);
+      vm = await this.present(vm.id);
+    }
     if (vm && (phaseOf(vm) === "failed" || phaseOf(vm) === "leaving")) {
       // Only an admin may mend one that failed; a frontend's disk outlives it.
       await this.terminate(vm, 0);
@@ -98,6 +102,10 @@ export class Nodes {
       }
       await this.reshape(vm.id, request.plan, request.stop);
       await this.start(vm.id, request.vcOut);
+      if (vm.state === VM.HOLD) {
+        // It has had no disk until now.
+        await this.growDisk(await this.present(vm.id), request.plan, request.stop);
+      }
       return "started";
     }
     const resized = await this.reshape(vm.id, request.plan, request.stop);
@@ -115,19 +123,21 @@ export class Nodes {
         throw new NotFound(`node ${node.node}`, "its machine is gone", "Run `pulumi refresh`, then `pulumi up`");
       }
       const phase = phaseOf(vm);
-      if (phase === "off" || phase === "paused" || phase === "failed") {
+      const isOff = phase === "off" || phase === "resting";
+      const runs = phase === "running" || phase === "working";
+      if (isOff || phase === "paused" || phase === "failed") {
         throw new NotReady(
           `node ${node.node}`,
-          phase === "off" ? "its machine is off" : `its machine ${stateInWords(vm)}`,
+          isOff ? "its machine is off" : `its machine ${stateInWords(vm)}`,
           HINT,
           await this.diagnosisOf(vm),
         );
       }
-      if (phase === "running" && (goal === "running" || (await this.isReady(vm, node)))) {
+      if (runs && (goal === "running" || (await this.isReady(vm, node)))) {
         return;
       }
       if (Date.now() >= end) {
-        const state = phase === "running" ? "it runs, and hasn't said that it is ready" : `it ${stateInWords(vm)}`;
+        const state = runs ? "it runs, and hasn't said that it is ready" : `it ${stateInWords(vm)}`;
         throw new NotReady(
           `node ${node.node}`,
           `not ${goal} after ${limits.seconds} s: ${state}`,
@@ -274,21 +284,34 @@ export class Nodes {
   private async start(id: number, vcOut: string): Promise<void> {
     const vm = await this.present(id);
     const waits = vm.attributes.get(TAG.vcOutWaits) === "YES" && !isInjectedInto(vm);
-    if (waits && vm.context.get(VC_OUT) !== base64(vcOut)) {
+    const isStale = waits && vm.context.get(VC_OUT) !== base64(vcOut);
+    const isPaused = phaseOf(vm) === "paused";
+    if (isStale && !isPaused) {
       await this.updateContext(id, vcOut);
+    }
+    if (!isPaused && vm.attributes.get(READY) === "YES") {
+      // That was before; a guest that is only paused goes on as it was.
+      await this.client.append("vm", id, { [READY]: "NO" });
     }
     await this.change(id, "start", (now) => {
       switch (phaseOf(now)) {
         case "off":
-          return now.state === HOLD ? "release" : "resume";
+          return now.state === VM.HOLD ? "release" : "resume";
         case "paused":
           return "resume";
         case "failed":
           throw stuck(now, "start");
-        default:
+        case "running":
+        case "working":
           return "done";
+        default:
+          // The disc of one that is paused can't be made anew before it runs.
+          return isStale && isPaused ? "wait" : "done";
       }
     });
+    if (isStale && isPaused) {
+      await this.updateContext(id, vcOut);
+    }
     if (waits) {
       await this.client.append("vm", id, vcOutTags(vcOut));
     }
@@ -321,6 +344,8 @@ export class Nodes {
               return "poweroff";
             }
             return "wait";
+          case "stopping":
+            return Date.now() >= patience ? "poweroff-hard" : "wait";
           default:
             return "wait";
         }
@@ -332,20 +357,26 @@ export class Nodes {
   /** Until it is gone: a machine that is on its way out still holds its image and its addresses. */
   private async terminate({ id }: Vm, graceSeconds: number): Promise<void> {
     const patience = Date.now() + graceSeconds * 1000;
-    let asked = false;
+    let [asked, forced] = [false, false];
     await this.change(
       id,
       "remove",
       (now) => {
         const phase = phaseOf(now);
-        if (Date.now() >= patience || phase !== "running") {
-          return phase === "leaving" && Date.now() < patience ? "wait" : "terminate-hard";
+        const isPatient = Date.now() < patience;
+        if (phase === "leaving" && (isPatient || forced)) {
+          return "wait";
         }
-        if (!asked) {
+        if (phase === "running" && isPatient) {
+          if (asked) {
+            return "wait";
+          }
           asked = true;
           return "terminate";
         }
-        return "wait";
+        // Refused while it changes; else it does what it says, and asked for once more it would begin anew.
+        forced = !isUnsettled(now);
+        return "terminate-hard";
       },
       graceSeconds,
     );
@@ -398,17 +429,13 @@ export class Nodes {
   }
 
   private async reshape(id: number, shape: Shape, limits: StopLimits): Promise<"live" | "restarted"> {
+    const before = await this.present(id);
+    const ran = !["off", "paused"].includes(phaseOf(before));
+    await this.growDisk(before, shape, limits);
     const vm = await this.present(id);
-    const [disk] = vm.disks;
-    if (disk && shape.diskSize !== undefined && shape.diskSize > disk.size) {
-      await this.settleDisk(vm);
-      await this.client.call("vm.diskresize", id, disk.id, String(shape.diskSize));
-      await this.settle(vm);
-    }
     if (vm.cpus === shape.cpus && vm.memory === shape.memory) {
       return "live";
     }
-    const ran = !["off", "paused"].includes(phaseOf(vm));
     await this.stop(vm, limits);
     await this.client.call("vm.resize", id, templateText(this.shapeOf(shape)), true);
     if (!ran) {
@@ -418,14 +445,28 @@ export class Nodes {
     return "restarted";
   }
 
-  /** Waits until the machine is on its way to another state no more; one that waits for a host may do so for ever. */
+  /** Not on hold: such a machine has no disk yet. One that is paused is shut down for it. */
+  private async growDisk(vm: Vm, { diskSize }: Shape, limits: StopLimits): Promise<void> {
+    const [disk] = vm.disks;
+    if (!disk || diskSize === undefined || diskSize <= disk.size || vm.state === VM.HOLD) {
+      return;
+    }
+    if (phaseOf(vm) === "paused") {
+      await this.stop(vm, limits);
+    }
+    await this.settleDisk(vm);
+    await this.client.call("vm.diskresize", vm.id, disk.id, String(diskSize));
+    await this.settle(vm);
+  }
+
+  /** Waits until the machine is on its way to another state no more. */
   private async settle({ id }: Vm): Promise<void> {
-    await this.change(id, "change", (now) => (phaseOf(now) === "changing" ? "wait" : "done"));
+    await this.change(id, "change", (now) => (isUnsettled(now) ? "wait" : "done"));
   }
 
   /** Waits until the machine's disk is where it will stay. */
   private async settleDisk({ id }: Vm): Promise<void> {
-    await this.change(id, "change", (now) => (["waiting", "changing"].includes(phaseOf(now)) ? "wait" : "done"));
+    await this.change(id, "change", (now) => (isUnsettled(now) || phaseOf(now) === "waiting" ? "wait" : "done"));
   }
 
   // ── What the guest is told ───────────────────────────────────────────────────────────────────────────────────────
@@ -436,15 +477,16 @@ export class Nodes {
     if (isInjectedInto(vm)) {
       return this.handOverInside(node, vm, vcOut);
     }
-    const live = await this.takesContext(vm, node);
+    const [phase, live] = [phaseOf(vm), await this.takesContext(vm, node)];
     const has = vm.context.get(VC_OUT) === base64(vcOut);
     if (has && vm.attributes.get(TAG.vcOutDigest) === sha256(vcOut)) {
-      return phaseOf(vm) === "running" || phaseOf(vm) === "waiting" || phaseOf(vm) === "changing" ? "live" : "nextBoot";
+      return ["running", "working", "waiting", "changing"].includes(phase) ? "live" : "nextBoot";
     }
     if (!live) {
       await this.client.append("vm", id, { [TAG.vcOutWaits]: "YES" });
     }
-    if (!has) {
+    // The disc of one that is paused can't be made anew before it runs: `start` does.
+    if (!has && phase !== "paused") {
       await this.updateContext(id, vcOut);
     }
     if (live) {
@@ -493,14 +535,15 @@ export class Nodes {
   private async takesContext(vm: Vm, node: NodeRef<ClusterRecord>): Promise<boolean> {
     const phase = phaseOf(vm);
     // One that hasn't begun to boot reads what is there when it does.
-    return phase === "waiting" || phase === "changing" || (phase === "running" && (await this.isReady(vm, node)));
+    const runs = phase === "running" || phase === "working";
+    return phase === "waiting" || phase === "changing" || (runs && (await this.isReady(vm, node)));
   }
 
   private async isReady(vm: Vm, node: NodeRef<ClusterRecord>): Promise<boolean> {
     const { frontend, compute } = node.cluster.image;
     switch (readinessOf(this.settings, node.node === "frontend" ? frontend : compute)) {
       case "oneGate":
-        return vm.attributes.get("READY") === "YES";
+        return vm.attributes.get(READY) === "YES";
       case "ssh":
         return this.guests.answers(node.node, node.cluster);
       default:
@@ -529,7 +572,7 @@ export class Nodes {
 
   private async diagnosisOf(vm: Vm): Promise<string> {
     const said = complaintOf(vm);
-    const isImage = vm.state === CLONING_FAILURE;
+    const isImage = vm.state === VM.CLONING_FAILURE;
     const image = isImage ? (await this.pools.images()).find(({ id }) => id === vm.disks[0]?.imageId) : undefined;
     const ofImage = image?.state === IMAGE.ERROR ? (image.attributes.get("ERROR") ?? "") : "";
     const complaints = [said, ofImage.replaceAll(/[^\x20-\x7e\n]/g, "?")].filter(Boolean);
@@ -541,8 +584,8 @@ export class Nodes {
 
 type Action = "release" | "resume" | "hold" | "poweroff" | "poweroff-hard" | "terminate" | "terminate-hard";
 
-const HOLD = 2;
-const CLONING_FAILURE = 11;
+/** What one-context tells OneGate, which writes it among the machine's attributes. */
+const READY = "READY";
 const HINT = "See what `onevm show` says of it; `pulumi up` tries this node again";
 
 function diskOf(disk: Image, image: ClusterRecord["image"]["frontend"], plan: BootRequest["plan"]) {

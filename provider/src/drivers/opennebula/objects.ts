@@ -51,7 +51,16 @@ export interface Image extends OneObject {
   readonly vms: readonly number[];
 }
 
-export const IMAGE = { READY: 1, USED: 2, LOCKED: 4, ERROR: 5, DELETE: 7, USED_PERS: 8 } as const;
+export const IMAGE = {
+  READY: 1,
+  USED: 2,
+  LOCKED: 4,
+  ERROR: 5,
+  DELETE: 7,
+  USED_PERS: 8,
+  LOCKED_USED: 9,
+  LOCKED_USED_PERS: 10,
+} as const;
 
 export interface Nic {
   readonly networkId: number;

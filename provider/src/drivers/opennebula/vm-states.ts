@@ -17,13 +17,28 @@ export const VM = {
   CLONING_FAILURE: 11,
 } as const;
 
-/** `LCM_STATE` of one that is active. */
-const LCM = { RUNNING: 3, EPILOG: 11, SHUTDOWN: 12, UNKNOWN: 16 } as const;
+/** `LCM_STATE` of one that is active, as the same file numbers it. */
+const LCM = { RUNNING: 3, EPILOG: 11, SHUTDOWN: 12, UNKNOWN: 16, SHUTDOWN_POWEROFF: 18, CLEANUP_DELETE: 23 } as const;
 /** In these a machine stays until somebody does something. */
 const LCM_FAILURES = new Set([36, 37, 38, 39, 40, 41, 42, 44, 46, 47, 48, 49, 50, 61]);
+/** Something is attached, resized, saved, copied or moved while the guest runs on. */
+const LCM_WORKING = new Set([4, 17, 24, 25, 26, 57, 59, 62, 66, 69]);
+/** … or while the machine is off. */
+const LCM_RESTING = new Set([27, 33, 34, 43, 51, 52, 53, 63, 64, 65, 67, 70, 71]);
 
 /** What can be done with a machine now. */
-export type Phase = "waiting" | "off" | "paused" | "running" | "unknown" | "failed" | "leaving" | "changing";
+export type Phase =
+  | "waiting"
+  | "off"
+  | "paused"
+  | "running"
+  | "unknown"
+  | "failed"
+  | "leaving"
+  | "changing"
+  | "stopping"
+  | "working"
+  | "resting";
 
 export function phaseOf({ state, lcmState }: Pick<Vm, "state" | "lcmState">): Phase {
   switch (state) {
@@ -47,6 +62,12 @@ export function phaseOf({ state, lcmState }: Pick<Vm, "state" | "lcmState">): Ph
   if (LCM_FAILURES.has(lcmState)) {
     return "failed";
   }
+  if (LCM_WORKING.has(lcmState)) {
+    return "working";
+  }
+  if (LCM_RESTING.has(lcmState)) {
+    return "resting";
+  }
   switch (lcmState) {
     case LCM.RUNNING:
       return "running";
@@ -54,10 +75,18 @@ export function phaseOf({ state, lcmState }: Pick<Vm, "state" | "lcmState">): Ph
       return "unknown";
     case LCM.SHUTDOWN:
     case LCM.EPILOG:
+    case LCM.CLEANUP_DELETE:
       return "leaving";
+    case LCM.SHUTDOWN_POWEROFF:
+      return "stopping";
     default:
       return "changing";
   }
+}
+
+/** Whether it will be in another phase by itself. One that waits for a host may do so for ever. */
+export function isUnsettled(vm: Pick<Vm, "state" | "lcmState">): boolean {
+  return ["changing", "stopping", "working", "resting"].includes(phaseOf(vm));
 }
 
 /** One that waits for a host or is on its way up counts as running: whether it got there `waitFor` tells. */
@@ -65,8 +94,11 @@ export function nodeStateOf(vm: Vm): NodeState {
   const STATES: Readonly<Record<Phase, NodeState>> = {
     waiting: "running",
     changing: "running",
+    stopping: "running",
     running: "running",
+    working: "running",
     off: "off",
+    resting: "off",
     paused: "paused",
     failed: "crashed",
     unknown: "unknown",
@@ -98,8 +130,11 @@ const LCM_NAMES: ReadonlyMap<number, string> = new Map([
   [16, "isn't seen on its host any more"],
   [17, "gets something attached"],
   [18, "is shutting down"],
+  [23, "is cleaned up"],
   [36, "could not be booted"],
   [39, "could not be given its disks"],
+  [40, "could not be cleaned up"],
+  [69, "runs, and is backed up"],
 ]);
 
 /** For people. */
