@@ -1,7 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import { Unreachable } from "../errors";
 import { oneSession } from "./credentials";
-import { refusal } from "./refusals";
+import { NoLeader, refusal } from "./refusals";
 import { type Template, templateText } from "./template-text";
 import { callXmlRpc, type RpcArgument } from "./xml-rpc";
 
@@ -9,6 +9,8 @@ import { callXmlRpc, type RpcArgument } from "./xml-rpc";
 const ONLY_LOOKS = /\.(info|infoextended|infoset|config|version)$/;
 const TRIES = 3;
 const PAUSE_MS = 100;
+/** Until one of several servers leads the others again. */
+const ELECTION_SECONDS = 30;
 
 /** OpenNebula's calls as `oned` takes them, with our session in front. */
 export class OneClient {
@@ -16,14 +18,16 @@ export class OneClient {
 
   /** @returns the XML document or the id that the call gives */
   async call(method: string, ...args: readonly RpcArgument[]): Promise<string | number> {
+    const end = Date.now() + ELECTION_SECONDS * 1000;
     for (let tries = 1; ; tries++) {
       try {
         return await this.once(`one.${method}`, args);
       } catch (error) {
-        if (tries === TRIES || !ONLY_LOOKS.test(method) || !(error instanceof Unreachable)) {
+        const isOnlyLook = ONLY_LOOKS.test(method) && tries < TRIES && error instanceof Unreachable;
+        if (!isOnlyLook && !(error instanceof NoLeader && Date.now() < end)) {
           throw error;
         }
-        await setTimeout(PAUSE_MS * tries);
+        await setTimeout(PAUSE_MS * Math.min(tries, 10));
       }
     }
   }

@@ -1,4 +1,14 @@
-import { AddressTaken, Denied, NoCapacity, NotFound, SiteFailure, type VirtualClusterError } from "../errors";
+import {
+  AddressTaken,
+  Denied,
+  NoCapacity,
+  NotFound,
+  NotSupported,
+  SiteFailure,
+  Unreachable,
+  type VirtualClusterError,
+} from "../errors";
+import { ConnectionLost } from "./xml-rpc";
 
 /** The object's state doesn't allow it now, or something still uses it: it may later. */
 export class WrongState extends SiteFailure {}
@@ -15,10 +25,15 @@ export class NameTaken extends SiteFailure {
   }
 }
 
+/** None of several servers leads the others just now: nothing was done. */
+export class NoLeader extends Unreachable {}
+
 const AUTHENTICATION = 256;
 const AUTHORIZATION = 512;
 const NO_EXISTS = 1024;
 const ACTION = 2048;
+const LOCKED = 32_768;
+const REPLICATION = 65_536;
 
 /**
  * A refusal as the contract's errors have it. The codes are those of `Request::ErrorCode` of OpenNebula's sources; where
@@ -37,6 +52,32 @@ export function refusal(method: string, message: string, code: number, _object: 
   if (/limit of .* reached for .* quota|Not enough space/.test(said)) {
     return new NoCapacity(summary, said, "Ask for less, or let the site's admin raise your quota (`oneuser quota`)");
   }
+  if (/Cannot process request/.test(said)) {
+    const ErrorClass = /no leader found|oned cluster/.test(said) ? NoLeader : Unreachable;
+    return new ErrorClass(
+      "OpenNebula takes no requests now",
+      said,
+      "See whether its servers are up and its zone is enabled (`onezone show`)",
+    );
+  }
+  // A server that follows another hands calls on, and waits ten seconds for the answer.
+  if (code === REPLICATION || /RPC call timed out|libcurl failed/.test(said)) {
+    return new ConnectionLost(summary, `its leader may have done it or not: ${said}`, "Run `pulumi up` again");
+  }
+  if (/onegate endpoint was not defined/i.test(said)) {
+    return new NotSupported(
+      'readiness "oneGate" at this site',
+      said,
+      'Say readiness: "ssh" or "running", or let the site\'s admin set ONEGATE_ENDPOINT',
+    ).about("site");
+  }
+  if (/change of image persistency/.test(said)) {
+    return new NotSupported(
+      "the frontend's disk in this datastore",
+      said,
+      "Name another one in site.datastore, or set site.delivery to image",
+    ).about("site");
+  }
   switch (code) {
     case AUTHENTICATION:
       return new Denied(
@@ -50,6 +91,8 @@ export function refusal(method: string, message: string, code: number, _object: 
       return new NotFound(summary, said);
     case ACTION:
       return new WrongState(summary, said);
+    case LOCKED:
+      return new Denied(summary, said, "Somebody has locked it: see `onevm unlock`, `oneimage unlock` and the like");
     default:
       return new SiteFailure(summary, `${said} (code ${code})`);
   }
