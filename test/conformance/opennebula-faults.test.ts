@@ -19,8 +19,9 @@ import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
 import { type NodePlan, nodesOf, planCluster } from "../../provider/src/plan/plan";
 import { sha256 } from "../../provider/src/vc-out/digest";
 import { type StandInSite, standInSite } from "../stand-ins/opennebula/site";
-import { groups } from "../stand-ins/opennebula/template";
-import { type Img, type Machine, NET, type Net, takeLease, VM } from "../stand-ins/opennebula/world";
+import { type Group, groups, parseTemplate } from "../stand-ins/opennebula/template";
+import { CODE, failure, Refused } from "../stand-ins/opennebula/wire";
+import { type Img, type Machine, NET, type Net, rangeFrom, takeLease, VM } from "../stand-ins/opennebula/world";
 
 const SILENT = () => undefined;
 const AT_ONCE = { graceSeconds: 0 };
@@ -165,6 +166,37 @@ describe("OpenNebula, when things go wrong", () => {
     expect((await driver.read("demo")).get("compute-0")?.machineId).to.equal(String(first.id));
     await boot(cluster, "compute-0");
     expect(machines().map(({ id }) => id)).to.deep.equal([first.id]);
+  });
+
+  for (const [call, text] of [
+    ["vmpool.infoextended", "Cannot process request, no leader found"],
+    ["vm.allocate", "Cannot process request, oned cluster in election mode"],
+  ] as const) {
+    it(`waits for several servers to have a leader again: ${call}`, async () => {
+      const answer = site.oned.answer.bind(site.oned);
+      let refusals = 5;
+      site.oned.answer = (body) =>
+        body.includes(`<methodName>one.${call}<`) && refusals-- > 0
+          ? failure(`one.${call}`, new Refused(CODE.INTERNAL, text))
+          : answer(body);
+      const cluster = await allocated();
+      await boot(cluster, "compute-0");
+      expect([machines().length, refusals < 0]).to.deep.equal([1, true]);
+    });
+  }
+
+  it("makes nothing twice when a server that follows has waited in vain for its leader's answer", async () => {
+    const cluster = await allocated();
+    const answer = site.oned.answer.bind(site.oned);
+    let times = 1;
+    site.oned.answer = (body) => {
+      const real = answer(body);
+      return body.includes("<methodName>one.vm.allocate<") && times-- > 0
+        ? failure("one.vm.allocate", new Refused(CODE.INTERNAL, "RPC call timed out and aborted"))
+        : real;
+    };
+    await boot(cluster, "compute-0");
+    expect(machines().length).to.equal(1);
   });
 
   it("takes a machine without our tags for somebody else's, whatever its name (gotcha 9)", async () => {
@@ -526,6 +558,41 @@ describe("OpenNebula, when things go wrong", () => {
     expect((await planned()).plan.frontend.publicIp).to.not.equal(publicIp);
   });
 
+  describe("with a public network of several ranges", () => {
+    const addRange = (range: string) => {
+      const net = site.oned.world.get<Net>("NET", 0);
+      const [group] = groups(parseTemplate(`AR=[ ${range} ]`), "AR");
+      net.ranges.push(rangeFrom(group as Group, net.ranges.length) as Net["ranges"][number]);
+    };
+    const SECOND =
+      'TYPE="IP4", IP="203.0.113.0", SIZE="8", NETWORK_MASK="255.255.255.248", GATEWAY="203.0.113.6", DNS="203.0.113.6"';
+
+    it("hands out none of another subnet than the frontend will be told", async () => {
+      addRange(SECOND);
+      addRange('TYPE="IP4", IP="198.51.100.100", SIZE="2"');
+      const { publicAddresses, publicNetwork } = await driver.describe();
+      expect(publicNetwork.cidr).to.equal("198.51.100.0/24");
+      expect(publicAddresses).to.include("198.51.100.101").and.not.include("203.0.113.2");
+    });
+
+    it("takes the one that the settings name, with its own mask, gateway and DNS server", async () => {
+      addRange(SECOND);
+      driver = new OpenNebulaDriver({ ...settings, publicAddresses: ["203.0.113.0/24"] });
+      const { publicAddresses, publicNetwork } = await driver.describe();
+      expect(publicNetwork).to.deep.include({ cidr: "203.0.113.0/29", gateway: "203.0.113.6", dns: ["203.0.113.6"] });
+      // Neither the subnet's own address, nor the broadcast address, nor the gateway's.
+      expect(publicAddresses).to.deep.equal([1, 2, 3, 4, 5].map((host) => `203.0.113.${host}`));
+      const cluster = await allocated();
+      await boot(cluster, "frontend");
+      const context = machines()[0]?.context;
+      expect([context?.get("ETH1_IP"), context?.get("ETH1_GATEWAY"), context?.get("ETH1_MASK")]).to.deep.equal([
+        cluster.plan.frontend.publicIp,
+        "203.0.113.6",
+        "255.255.255.248",
+      ]);
+    });
+  });
+
   it("says that no public address is left", async () => {
     const net = site.oned.world.get<Net>("NET", 0);
     while (takeLease(net, "VM 4711")) {
@@ -665,6 +732,37 @@ describe("OpenNebula, when things go wrong", () => {
     expect((await thrown(planned(3).then((record) => driver.allocate(record)))).message).to.include("machines");
   });
 
+  it("looks at quotas of machines that run: those that are off don't count, those on hold do", async () => {
+    const quotas = site.user.quotas;
+    quotas.set("VM/RUNNING_VMS", 3).set("VM/RUNNING_CPU", 4);
+    expect((await driver.describe()).cpus).to.include({ total: 4, free: 4 });
+    const cluster = await allocated(2);
+    await Promise.all(["compute-0", "compute-1"].map((node) => boot(cluster, node)));
+    await driver.waitFor({ cluster, node: "compute-1" }, "running", { seconds: 5, progress: SILENT });
+    expect((await thrown(planned(1, "second").then((record) => driver.allocate(record)))).message).to.include(
+      "2 more running machines",
+    );
+    await driver.shutdown({ cluster, node: "compute-1" }, AT_ONCE);
+    await driver.allocate(await planned(1, "second"));
+  });
+
+  it("goes by the limits of all clusters, not by one cluster's that stands first", async () => {
+    const ofCluster =
+      "<VM><CLUSTER_IDS>0</CLUSTER_IDS><CPU>1</CPU><CPU_USED>1</CPU_USED><VMS>1</VMS><VMS_USED>1</VMS_USED></VM>";
+    const escaped = ofCluster.replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+    const answer = site.oned.answer.bind(site.oned);
+    site.oned.answer = (body) => answer(body).replaceAll("&lt;VM_QUOTA&gt;", `&lt;VM_QUOTA&gt;${escaped}`);
+    expect((await driver.describe()).cpus.free).to.equal(200);
+    await driver.allocate(await planned());
+  });
+
+  it("looks at an admin's own quotas, whose group has none", async () => {
+    const admin = site.oned.addUser("second-admin", "secret", 0, "oneadmin");
+    admin.quotas.set("VM/CPU", 3);
+    configureOneAuth("second-admin:secret");
+    expect((await driver.describe()).cpus.free).to.equal(3);
+  });
+
   const limits: Record<string, [() => Map<string, number>, quota: string, limit: number, words: string]> = {
     "a user's leases": [() => site.user.quotas, "NETWORK/0/LEASES", 1, "1 more leases of network public"],
     "the usual leases": [() => site.oned.world.defaultQuotas, "NETWORK/0/LEASES", 1, "1 more leases of network public"],
@@ -737,7 +835,8 @@ describe("OpenNebula, when things go wrong", () => {
     await driver.release(cluster, { keepBaseImage: false });
   });
 
-  it("takes private networks out of a shared one, with its MACs", async () => {
+  /** A network that clusters take their private ones out of. */
+  function shareNetwork(): void {
     const shared = site.oned.world.get<Net>("NET", 0);
     const template = new Map([
       ["VN_MAD", ["dummy"]],
@@ -753,7 +852,32 @@ describe("OpenNebula, when things go wrong", () => {
     };
     site.oned.world.add({ ...shared, id: 900, name: "shared", template, ranges: [range], state: NET.READY });
     const { privateTemplate: _, ...rest } = settings;
-    driver = new OpenNebulaDriver({ ...rest, privateReservation: "shared" });
+    settings = { ...rest, privateReservation: "shared" };
+    driver = new OpenNebulaDriver(settings);
+  }
+
+  it("goes on with a private network that was taken out of a shared one, and not marked any more", async () => {
+    shareNetwork();
+    const record = await planned();
+    const answer = site.oned.answer.bind(site.oned);
+    site.oned.answer = (body) => {
+      if (body.includes("one.vn.reserve") && body.includes("demo-private")) {
+        site.oned.letThrough = 0;
+      }
+      return answer(body);
+    };
+    await thrown(driver.allocate(record));
+    site.oned.answer = answer;
+    site.oned.letThrough = Number.POSITIVE_INFINITY;
+    expect(nets().map(({ name }) => name)).to.include("demo-private");
+    await driver.allocate(record);
+    expect((await driver.find("demo"))?.plan).to.deep.equal(record.plan);
+    await driver.release(record, { keepBaseImage: false });
+    expect(nets().map(({ name }) => name)).to.deep.equal(["shared"]);
+  });
+
+  it("takes private networks out of a shared one, with its MACs", async () => {
+    shareNetwork();
     const cluster = await allocated();
     await Promise.all([boot(cluster, "frontend"), boot(cluster, "compute-0")]);
     const seen = await driver.read("demo");

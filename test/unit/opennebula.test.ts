@@ -5,14 +5,22 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import * as fc from "fast-check";
-import { AddressTaken, Denied, NoCapacity, NotFound, SiteFailure } from "../../provider/src/drivers/errors";
+import {
+  AddressTaken,
+  Denied,
+  NoCapacity,
+  NotFound,
+  NotSupported,
+  SiteFailure,
+  Unreachable,
+} from "../../provider/src/drivers/errors";
 import { OpenNebulaDriver } from "../../provider/src/drivers/opennebula";
 import { configureOneAuth, oneSession } from "../../provider/src/drivers/opennebula/credentials";
 import { rangeIn, servingFile } from "../../provider/src/drivers/opennebula/image-server";
-import { parseVms } from "../../provider/src/drivers/opennebula/objects";
+import { parseVms, parseVnet } from "../../provider/src/drivers/opennebula/objects";
 import { refusal } from "../../provider/src/drivers/opennebula/refusals";
 import { templateText } from "../../provider/src/drivers/opennebula/template-text";
-import { decodeAnswer, encodeCall } from "../../provider/src/drivers/opennebula/xml-rpc";
+import { ConnectionLost, decodeAnswer, encodeCall } from "../../provider/src/drivers/opennebula/xml-rpc";
 import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
 import { claim, computeNode, frontendNode, virtualCluster } from "../../provider/src/index";
 import { standInSite } from "../stand-ins/opennebula/site";
@@ -71,6 +79,30 @@ describe("OpenNebula's XML-RPC", () => {
     expect(() => poolIn("<!DOCTYPE VM_POOL><VM_POOL></VM_POOL>")).to.throw(SiteFailure, "document type");
   });
 
+  it("reads a network whose address ranges are of all kinds", () => {
+    const range = (...elements: string[]) => `<AR>${elements.join("")}</AR>`;
+    const vnet = parseVnet(
+      `<VNET><ID>7</ID><NAME>mixed</NAME><STATE>1</STATE><TEMPLATE></TEMPLATE><AR_POOL>${[
+        range(
+          "<AR_ID>0</AR_ID><TYPE>ETHER</TYPE><MAC>02:00:00:00:00:01</MAC><SIZE>9</SIZE><USED_LEASES>1</USED_LEASES>",
+        ),
+        range(
+          "<AR_ID>1</AR_ID><TYPE>IP6</TYPE><MAC>02:00:00:00:00:02</MAC><SIZE>9</SIZE><GLOBAL_PREFIX>2001:db8::</GLOBAL_PREFIX>",
+        ),
+        range(
+          "<AR_ID>2</AR_ID><TYPE>IP4_6</TYPE><IP>198.51.100.2</IP><MAC>02:00:C6:33:64:02</MAC><SIZE>9</SIZE>",
+          "<GATEWAY><![CDATA[198.51.100.1]]></GATEWAY><USED_LEASES>2</USED_LEASES>",
+          "<LEASES><LEASE><IP>198.51.100.3</IP><MAC>02:00:c6:33:64:03</MAC><VROUTER>4</VROUTER></LEASE>",
+          "<LEASE><IP>198.51.100.4</IP><VM>-1</VM></LEASE></LEASES>",
+        ),
+      ].join("")}</AR_POOL></VNET>`,
+    );
+    expect(vnet.ranges).to.have.length(1);
+    expect(vnet.ranges[0]).to.include({ id: 2, ip: "198.51.100.2", mac: "02:00:c6:33:64:02", used: 2 });
+    expect(vnet.ranges[0]?.leases).to.deep.equal([{ ip: "198.51.100.3" }, { ip: "198.51.100.4", vm: -1 }]);
+    expect(vnet.ranges[0]?.attributes.get("GATEWAY")).to.equal("198.51.100.1");
+  });
+
   it("makes the contract's errors of codes and texts", () => {
     const of = (code: number, text: string) => refusal("one.x", `[one.x] ${text}`, code, -1);
     expect(of(256, "User couldn't be authenticated, aborting call.")).to.be.instanceOf(Denied);
@@ -85,6 +117,15 @@ describe("OpenNebula's XML-RPC", () => {
       expect(of(code, "Error allocating a new image. NAME is already taken by IMAGE 6.")).to.have.property("id", 6);
     }
     expect(of(8192, "anything")).to.be.instanceOf(SiteFailure);
+    expect(of(8192, "Cannot process request, zone disabled")).to.be.instanceOf(Unreachable);
+    expect(of(65_536, "")).to.be.instanceOf(ConnectionLost);
+    expect(of(32_768, "User [2] : Not authorized to perform MANAGE VM [7]."))
+      .to.have.property("hint")
+      .that.includes("unlock");
+    const noOneGate = of(8192, "TOKEN set, but onegate endpoint was not defined in oned.conf.");
+    expect(noOneGate).to.be.instanceOf(NotSupported);
+    expect(noOneGate.hint).to.include("ONEGATE_ENDPOINT");
+    expect(of(8192, "lvm datastores doesn't support change of image persistency.").hint).to.include("site.datastore");
   });
 });
 

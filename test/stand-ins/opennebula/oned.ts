@@ -114,6 +114,9 @@ const STATE_NAMES: Readonly<Record<number, string>> = {
   11: "CLONING_FAILURE",
 };
 
+/** States in which a machine counts as running to a quota. */
+const RUNNING: readonly number[] = [VM.ACTIVE, VM.HOLD, VM.PENDING, VM.CLONING];
+
 /** States from which a machine is simply taken away, whereupon its persistent image counts as broken. */
 const LCM_FAILURES = [36, 37, 38, 39, 40, 41, 42, 44, 46, 47, 48, 49, 50, 61];
 
@@ -343,9 +346,11 @@ export class Oned {
     const machines = this.world.all<Machine>("VM").filter((vm) => isTheirs(vm) && vm.state !== VM.DONE);
     const [kind, id, what] = quota.split("/");
     if (kind === "VM") {
-      return id === "VMS"
-        ? machines.length
-        : machines.reduce((sum, vm) => sum + Number(single(vm.template, id ?? "") ?? 0), 0);
+      const [, running, name = ""] = /^(RUNNING_)?(.+)$/.exec(id ?? "") ?? [];
+      const counted = running ? machines.filter(({ state }) => RUNNING.includes(state)) : machines;
+      return name === "VMS"
+        ? counted.length
+        : counted.reduce((sum, vm) => sum + Number(single(vm.template, name) ?? 0), 0);
     }
     if (kind === "NETWORK" && what === "LEASES") {
       const net = this.world.find<Net>("NET", Number(id));
@@ -510,7 +515,7 @@ export class Oned {
         )
         .join("");
     const isLimited = [...quotas.keys()].some((name) => name.startsWith("VM/")) || this.used(isTheirs, "VM/VMS") > 0;
-    const names = ["CPU", "MEMORY", "SYSTEM_DISK_SIZE", "VMS"];
+    const names = ["CPU", "MEMORY", "RUNNING_CPU", "RUNNING_MEMORY", "RUNNING_VMS", "SYSTEM_DISK_SIZE", "VMS"];
     return [
       tag("DATASTORE_QUOTA", members("DATASTORE", this.world.all("DATASTORE"), ["IMAGES", "SIZE"])),
       tag("NETWORK_QUOTA", members("NETWORK", this.world.all("NET"), ["LEASES"])),
@@ -674,6 +679,7 @@ export class Oned {
       next: 0,
       parentRange: range.id,
       leases: new Map(),
+      ...(range.said && { said: range.said }),
     });
     range.next = (first + size) % range.size;
     return net.id;
@@ -884,7 +890,12 @@ export class Oned {
       const key = `NETWORK/${nic.get("NETWORK_ID")}/LEASES`;
       perNet[key] = (perNet[key] ?? 0) + 1;
     }
-    this.refuseOverQuota(user, { "VM/CPU": cpu, "VM/MEMORY": memory, "VM/VMS": 1, ...perNet });
+    const shape = { CPU: cpu, MEMORY: memory, VMS: 1 };
+    const perMachine = Object.entries(shape).flatMap(([name, amount]) => [
+      [`VM/${name}`, amount] as const,
+      [`VM/RUNNING_${name}`, amount] as const,
+    ]);
+    this.refuseOverQuota(user, { ...Object.fromEntries(perMachine), ...perNet });
     const images = groups(template, "DISK").map((disk, index) => this.diskImage(disk, index));
     const id = this.world.nextId("VM");
     const nics = this.takeNics(user, template, id);
@@ -1034,7 +1045,9 @@ export class Oned {
     if (asked.get("NETWORK")?.toUpperCase() === "YES") {
       for (const [index, nic] of machine.nics.entries()) {
         const net = this.world.find<Net>("NET", Number(nic.get("NETWORK_ID")));
-        const from = (name: string) => nic.get(name) ?? (net && single(net.template, name)) ?? "";
+        const range = net?.ranges.find(({ id }) => String(id) === nic.get("AR_ID"));
+        const from = (name: string) =>
+          nic.get(name) ?? range?.said?.get(name) ?? (net && single(net.template, name)) ?? "";
         for (const name of [
           "EXTERNAL",
           "IP6",
@@ -1059,8 +1072,8 @@ export class Oned {
         context.set(`ETH${index}_GATEWAY`, from("GATEWAY"));
         context.set(`ETH${index}_IP`, nic.get("IP") ?? "");
         context.set(`ETH${index}_MAC`, nic.get("MAC") ?? "");
-        context.set(`ETH${index}_MASK`, (net && single(net.template, "NETWORK_MASK")) ?? "255.255.255.0");
-        context.set(`ETH${index}_NETWORK`, (net && single(net.template, "NETWORK_ADDRESS")) ?? "");
+        context.set(`ETH${index}_MASK`, from("NETWORK_MASK") || "255.255.255.0");
+        context.set(`ETH${index}_NETWORK`, from("NETWORK_ADDRESS"));
         context.set(`ETH${index}_MTU`, "");
       }
     }
@@ -1792,7 +1805,7 @@ function nicOf(
   vm: number,
   index: number,
 ): Group {
-  const from = (name: string) => asked.get(name) ?? single(net.template, name);
+  const from = (name: string) => asked.get(name) ?? lease.range.said?.get(name) ?? single(net.template, name);
   const nic: Group = new Map([
     ["AR_ID", String(lease.range.id)],
     ["BRIDGE", net.bridge],

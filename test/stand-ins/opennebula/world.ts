@@ -35,6 +35,8 @@ export interface Range {
   readonly parentRange?: number;
   /** Address to what has it: `VM 7`, `VNET 3`, `VM -1`. */
   readonly leases: Map<string, string>;
+  /** What else was said of it, which counts more than what its network says. */
+  readonly said?: Group;
 }
 
 export interface Net extends Thing {
@@ -192,7 +194,8 @@ export function rangeFrom(group: Group, id: number): Range | undefined {
     return undefined;
   }
   const bytes = ip.split(".").map((part) => Number(part).toString(16).padStart(2, "0"));
-  return { id, ip, mac: group.get("MAC") ?? ["02", "00", ...bytes].join(":"), size, next: 0, leases: new Map() };
+  const said = new Map([...group].filter(([name]) => !["IP", "MAC", "SIZE", "TYPE"].includes(name)));
+  return { id, ip, mac: group.get("MAC") ?? ["02", "00", ...bytes].join(":"), size, next: 0, leases: new Map(), said };
 }
 
 export function placeIn(range: Range, ip: string): number | undefined {
@@ -318,20 +321,26 @@ function storedRangeXml(range: Range): string {
   const pairs = allocated
     .toSorted((one, other) => one.place - other.place)
     .map(({ place, value }) => ` ${place} ${value}`);
-  return tag(
-    "AR",
-    [
-      ...(pairs.length > 0 ? [tag("ALLOCATED", cdata(pairs.join("")))] : []),
-      tag("AR_ID", cdata(String(range.id))),
-      tag("IP", cdata(range.ip)),
-      tag("MAC", cdata(range.mac)),
-      tag("NEXT_INDEX", cdata(String(range.next))),
-      ...(range.parentRange === undefined ? [] : [tag("PARENT_NETWORK_AR_ID", cdata(String(range.parentRange)))]),
-      tag("SHARED", cdata("NO")),
-      tag("SIZE", cdata(String(range.size))),
-      tag("TYPE", cdata("IP4")),
-    ].join(""),
-  );
+  return tag("AR", (pairs.length > 0 ? tag("ALLOCATED", cdata(pairs.join(""))) : "") + rangeAttributes(range));
+}
+
+/** Sorted, as OpenNebula keeps them. */
+function rangeAttributes(range: Range): string {
+  const attributes = new Map([
+    ...(range.said ?? []),
+    ["AR_ID", String(range.id)],
+    ["IP", range.ip],
+    ["MAC", range.mac],
+    ["NEXT_INDEX", String(range.next)],
+    ...(range.parentRange === undefined ? [] : [["PARENT_NETWORK_AR_ID", String(range.parentRange)] as const]),
+    ["SHARED", "NO"],
+    ["SIZE", String(range.size)],
+    ["TYPE", "IP4"],
+  ] as const);
+  return [...attributes]
+    .toSorted(([one], [other]) => (one < other ? -1 : 1))
+    .map(([name, value]) => tag(name, cdata(value)))
+    .join("");
 }
 
 function rangeXml(range: Range, sees: (holder: string) => boolean): string {
@@ -349,14 +358,7 @@ function rangeXml(range: Range, sees: (holder: string) => boolean): string {
   return tag(
     "AR",
     [
-      tag("AR_ID", cdata(String(range.id))),
-      tag("IP", cdata(range.ip)),
-      tag("MAC", cdata(range.mac)),
-      tag("NEXT_INDEX", cdata(String(range.next))),
-      ...(range.parentRange === undefined ? [] : [tag("PARENT_NETWORK_AR_ID", cdata(String(range.parentRange)))]),
-      tag("SHARED", cdata("NO")),
-      tag("SIZE", cdata(String(range.size))),
-      tag("TYPE", cdata("IP4")),
+      rangeAttributes(range),
       tag("MAC_END", cdata(macFrom(range.mac, range.size - 1))),
       tag("IP_END", cdata(fromNumber(toNumber(range.ip) + range.size - 1))),
       tag("USED_LEASES", String(range.leases.size)),

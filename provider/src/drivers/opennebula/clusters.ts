@@ -48,7 +48,7 @@ export class Clusters {
   /** @throws ForeignOwner for a network of the cluster's that carries no mark */
   async find(name: string): Promise<ClusterRecord | undefined> {
     const vnet = await this.networks.privateOf(name);
-    if (!vnet) {
+    if (!vnet || this.networks.isUnmarkedReservation(vnet)) {
       return undefined;
     }
     const record = recordOf(vnet);

@@ -162,16 +162,12 @@ export class OpenNebulaDriver implements Driver {
     const [caller, vms] = await Promise.all([this.caller(), this.pools.vms()]);
     const own = vms.filter((vm) => isOfCluster(vm, record) && isOurs(markOf(vm), record));
     const room = await roomOf(this.client, caller, vms, this.settings);
+    const nodes = 1 + record.plan.computes.length;
+    refuseMachines(nodes - own.length, "more", room.machines);
     if (record.power !== "off") {
-      refuseOversize(record.plan, room, own.filter(takesRoom));
-    }
-    const machines = 1 + record.plan.computes.length - own.length;
-    if (machines > room.machines) {
-      throw new NoCapacity(
-        `the cluster needs ${machines} more machines`,
-        `the user's quota leaves ${room.machines}`,
-        "Lower numCpus or raise cpusPerNode, or let the site's admin raise the quota (`oneuser quota`)",
-      ).about("numCpus");
+      const awake = own.filter(takesRoom);
+      refuseOversize(record.plan, room, awake);
+      refuseMachines(nodes - awake.length, "more running", room.running);
     }
     await this.needs.refuseBeyondQuotas(caller.quotas, record, own);
     return this.clusters.allocate(record);
@@ -225,5 +221,16 @@ export class OpenNebulaDriver implements Driver {
       this.user = undefined;
     });
     return this.user;
+  }
+}
+
+/** @throws NoCapacity */
+function refuseMachines(needed: number, which: string, free: number): void {
+  if (needed > free) {
+    throw new NoCapacity(
+      `the cluster needs ${needed} ${which} machines`,
+      `the user's quota leaves ${Math.max(0, free)}`,
+      "Lower numCpus or raise cpusPerNode, or let the site's admin raise the quota (`oneuser quota`)",
+    ).about("numCpus");
   }
 }

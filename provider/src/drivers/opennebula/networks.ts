@@ -34,6 +34,11 @@ export class Networks {
     return (await this.named(privateNetworkOf(cluster)))[0];
   }
 
+  /** Whether a private network is a reservation that was cut off before it was marked: then its name and parent say whose it is. */
+  isUnmarkedReservation({ parent, attributes }: Vnet): boolean {
+    return this.settings.privateReservation !== undefined && parent !== undefined && !attributes.has(TAG.mark);
+  }
+
   async leaseOf(cluster: string): Promise<Vnet | undefined> {
     return (await this.named(publicLeaseOf(cluster)))[0];
   }
@@ -93,6 +98,10 @@ export class Networks {
     try {
       refuseMissingAddresses(made, record);
       await this.refuseTakenSubnet(made, record);
+      if (!markOf(made)) {
+        // A reservation has nothing but a name until now.
+        await this.client.append("vn", id, { ...tags, NETWORK_MASK: subnet(record.plan.privateNetwork.cidr).netmask });
+      }
     } catch (error) {
       await this.remove(made).catch(() => undefined);
       throw error;
@@ -224,13 +233,11 @@ export class Networks {
           "Set site.privateRange to what that network has",
         ).about("site");
       }
-      const id = await this.client.id(
+      return this.client.id(
         "vn.reserve",
         parent.id,
         templateText({ NAME: name, SIZE: size, AR_ID: range.id, IP: first }),
       );
-      await this.client.append("vn", id, { ...tags, NETWORK_MASK: net.netmask });
-      return id;
     }
     const attributes = {
       ...tags,
@@ -296,9 +303,9 @@ export class Networks {
       if (!now) {
         throw new NotFound(`network ${name}`, "is gone again", PLAN_ANEW);
       }
-      return now.state === VNET.READY || now.state === VNET.ERROR ? now : undefined;
+      return isUsable(now) || now.state === VNET.ERROR ? now : undefined;
     }, DRIVER_SECONDS);
-    if (vnet?.state === VNET.READY) {
+    if (vnet && isUsable(vnet)) {
       return vnet;
     }
     const said = vnet?.attributes.get("ERROR");
@@ -311,6 +318,11 @@ export class Networks {
       "Let the site's admin look at its network driver (`onevnet show`, oned.log)",
     );
   }
+}
+
+/** Also where a machine on it didn't take a change of its attributes. */
+function isUsable({ state }: Vnet): boolean {
+  return state === VNET.READY || state === VNET.UPDATE_FAILURE;
 }
 
 /** OpenNebula takes a range that makes no sense without a word, and leaves the network without addresses. */

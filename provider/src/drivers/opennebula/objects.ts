@@ -32,6 +32,8 @@ export interface AddressRange {
   readonly used: number;
   /** As many of them as this user may see. */
   readonly leases: readonly Lease[];
+  /** What it says of itself, `GATEWAY` for instance: that counts more than what its network says. */
+  readonly attributes: ReadonlyMap<string, string>;
 }
 
 export interface Vnet extends OneObject {
@@ -41,7 +43,7 @@ export interface Vnet extends OneObject {
   readonly ranges: readonly AddressRange[];
 }
 
-export const VNET = { LOCK_CREATE: 2, READY: 1, LOCK_DELETE: 3, ERROR: 5 } as const;
+export const VNET = { LOCK_CREATE: 2, READY: 1, LOCK_DELETE: 3, ERROR: 5, UPDATE_FAILURE: 6 } as const;
 
 export interface Image extends OneObject {
   readonly state: number;
@@ -206,6 +208,7 @@ function vnetOf(vnet: XmlElement): Vnet {
           ...elements(element(range, "LEASES"), "LEASE").map(leaseOf),
           ...storedLeases(textAt(range, "IP"), textAt(range, "ALLOCATED")),
         ],
+        attributes: attributesOf(range),
       })),
   };
 }

@@ -14,15 +14,21 @@ export type Quotas = (kind: "VM" | "NETWORK" | "DATASTORE", name: string, id?: n
 
 const NONE: Quota = { limit: Number.POSITIVE_INFINITY, free: Number.POSITIVE_INFINITY };
 
-/** Those of the user and of its primary group, of which the tighter one counts. Members of `oneadmin` have none. */
+/**
+ * Those of the user and of the group that it acts in, of which the tighter one counts. `oneadmin`, the user and the group,
+ * have none.
+ */
 export async function quotasOf(client: OneClient, user: XmlElement): Promise<Quotas> {
-  if (numberAt(user, "GID") === 0) {
-    return () => NONE;
-  }
   const group = await ownGroup(client);
-  const sets = [quotasIn(user, "DEFAULT_USER_QUOTAS"), ...(group ? [quotasIn(group, "DEFAULT_GROUP_QUOTAS")] : [])];
-  return (kind, name, id) =>
-    sets.map((quotas) => quotas(kind, name, id)).reduce((one, other) => (one.free <= other.free ? one : other));
+  const sets = [
+    ...(numberAt(user, "ID") === 0 ? [] : [quotasIn(user, "DEFAULT_USER_QUOTAS")]),
+    ...(group && numberAt(group, "ID") !== 0 ? [quotasIn(group, "DEFAULT_GROUP_QUOTAS")] : []),
+  ];
+  return (kind, name, id) => sets.reduce((tightest, quotas) => tighter(tightest, quotas(kind, name, id)), NONE);
+}
+
+export function tighter<T extends { readonly free: number }>(one: T, other: T): T {
+  return one.free <= other.free ? one : other;
 }
 
 /** Undefined where this user may not see it: then OpenNebula itself refuses what is too much. */
@@ -37,11 +43,16 @@ async function ownGroup(client: OneClient): Promise<XmlElement | undefined> {
   }
 }
 
-/** A limit of -1 is the default's, one of -2 and an absent one are none. */
+/**
+ * A limit of -1 is the default's, one of -2 and an absent one are none. Limits of single clusters (since 7.0) don't count
+ * here: in which one a machine will run its scheduler decides, which goes by them.
+ */
 function quotasIn(owner: XmlElement, defaults: string): Quotas {
   return (kind, name, id) => {
     const of = (parent: XmlElement | undefined) =>
-      elements(element(parent, `${kind}_QUOTA`), kind).find((one) => id === undefined || numberAt(one, "ID") === id);
+      elements(element(parent, `${kind}_QUOTA`), kind).find((one) =>
+        id === undefined ? textAt(one, "CLUSTER_IDS") === "" : numberAt(one, "ID") === id,
+      );
     const [own, usual] = [of(owner), of(element(owner, defaults))];
     const mine = limitIn(own, name);
     const limit = mine === -1 ? limitIn(usual, name) : mine;

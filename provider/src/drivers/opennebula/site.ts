@@ -1,5 +1,6 @@
 import { element, elements, type XmlElement } from "../../images/xml";
-import { addressesOf, fromNumber, macOf, subnet, subnetOf, toNumber } from "../../plan/addresses";
+import { addressesOf, contains, fromNumber, isHostOf, macOf, subnet, subnetOf, toNumber } from "../../plan/addresses";
+import type { PublicNetwork } from "../../plan/plan";
 import type { Capacity, Holder, SiteDescription } from "../driver";
 import { Contradiction, Denied, NoCapacity } from "../errors";
 import type { OpenNebulaSettings } from "../settings";
@@ -20,9 +21,10 @@ import {
   type Vnet,
 } from "./objects";
 import type { Pools } from "./pools";
-import { type Quota, type Quotas, quotasOf } from "./quotas";
+import { type Quota, type Quotas, quotasOf, tighter } from "./quotas";
 import { ruleHint } from "./refusals";
 import type { TakenAddresses } from "./taken-addresses";
+import { VM } from "./vm-states";
 
 /** Who we are to OpenNebula. */
 export interface Caller {
@@ -57,11 +59,13 @@ export interface Room {
   readonly memory: Capacity;
   /** Machines that may be made beside those that are there. */
   readonly machines: number;
+  /** Machines that may run beside those that do. */
+  readonly running: number;
 }
 
 /**
  * What quotas leave and, to an account that sees hosts, what these have. A plain user without quotas isn't told: then it is
- * without end. Machines of our clusters that are off have room in a quota already.
+ * without end. Machines of our clusters that are off have room in a quota already; those on hold in one of running machines too.
  */
 export async function roomOf(
   client: OneClient,
@@ -71,20 +75,23 @@ export async function roomOf(
 ): Promise<Room> {
   const share = settings.cpuShare ?? 1;
   const asleep = vms.filter((vm) => markOf(vm) && !takesRoom(vm));
-  const quota = (name: string) => caller.quotas("VM", name);
+  const onHold = asleep.filter(({ state }) => state === VM.HOLD);
   const asCpus = (physical: number) => Math.floor(physical / share + 1e-9);
-  const ofQuota = {
-    cpus: {
-      total: asCpus(quota("CPU").limit),
-      free: asCpus(quota("CPU").free) + sum(asleep, ({ cpus }) => cpus),
-    },
-    memory: {
-      total: quota("MEMORY").limit,
-      free: quota("MEMORY").free + sum(asleep, ({ memory }) => memory),
-    },
+  const inQuota = (prefix: "" | "RUNNING_", counted: readonly Vm[]) => {
+    const [cpu, memory, machines] = ["CPU", "MEMORY", "VMS"].map((name) => caller.quotas("VM", `${prefix}${name}`)) as [
+      Quota,
+      Quota,
+      Quota,
+    ];
+    return {
+      cpus: { total: asCpus(cpu.limit), free: asCpus(cpu.free) + sum(counted, ({ cpus }) => cpus) },
+      memory: { total: memory.limit, free: memory.free + sum(counted, (vm) => vm.memory) },
+      machines: machines.free,
+    };
   };
-  const hosts = elements(rootPool(await client.text("hostpool.info")), "HOST").filter(
-    (host) => numberAt(host, "STATE") === MONITORED,
+  const [all, running] = [inQuota("", asleep), inQuota("RUNNING_", onHold)];
+  const hosts = elements(rootPool(await client.text("hostpool.info")), "HOST").filter((host) =>
+    MONITORED.includes(numberAt(host, "STATE")),
   );
   const inHosts = (name: string, unit: number) =>
     hosts.length === 0 ? Number.POSITIVE_INFINITY : sum(hosts, (host) => numberAt(host, "HOST_SHARE", name)) / unit;
@@ -99,16 +106,17 @@ export async function roomOf(
     },
   };
   const largest = Math.max(0, ...hosts.map((host) => numberAt(host, "HOST_SHARE", "MAX_CPU") / 100));
-  const least = (one: Capacity, other: Capacity): Capacity => (one.free <= other.free ? one : other);
-  const cpus = least(ofQuota.cpus, ofHosts.cpus);
+  const cpus = [running.cpus, ofHosts.cpus].reduce<Capacity>(tighter, all.cpus);
   return {
     cpus: { ...cpus, perNode: hosts.length > 0 ? Math.min(asCpus(largest), cpus.total) : cpus.total },
-    memory: least(ofQuota.memory, ofHosts.memory),
-    machines: quota("VMS").free,
+    memory: [running.memory, ofHosts.memory].reduce<Capacity>(tighter, all.memory),
+    machines: all.machines,
+    running: running.machines + onHold.length,
   };
 }
 
-const MONITORED = 2;
+/** States of hosts that take machines: the first while they are just being looked at. */
+const MONITORED: readonly number[] = [1, 2];
 
 function rootPool(xml: string): XmlElement | undefined {
   // An empty pool is an empty element, which is no element here.
@@ -119,12 +127,19 @@ function sum<T>(items: readonly T[], of: (item: T) => number): number {
   return items.reduce((total, item) => total + of(item), 0);
 }
 
-/** The public network as vc-out.xml wants it. @throws Contradiction where neither the network nor the settings say enough */
-export function publicNetworkOf(vnet: Vnet, settings: OpenNebulaSettings) {
-  const first = vnet.ranges[0]?.ip ?? vnet.attributes.get("NETWORK_ADDRESS");
-  const netmask = settings.netmask ?? vnet.attributes.get("NETWORK_MASK");
-  const gateway = settings.gateway ?? vnet.attributes.get("GATEWAY");
-  const missing = !first ? "address range (AR)" : !netmask ? "NETWORK_MASK" : !gateway ? "GATEWAY" : undefined;
+/**
+ * The public network as vc-out.xml wants it. Its address ranges may have a mask, a gateway and DNS servers of their own, and
+ * lie in several subnets: the first one counts of which clusters may have addresses.
+ * @throws Contradiction where neither the network nor the settings say enough
+ */
+export function publicNetworkOf(vnet: Vnet, settings: OpenNebulaSettings): PublicNetwork {
+  const wanted = wantedIn(settings);
+  const range = vnet.ranges.find((one) => addressesIn(one).some(wanted)) ?? vnet.ranges[0];
+  const say = (name: string) => range?.attributes.get(name) ?? vnet.attributes.get(name);
+  const first = range?.ip ?? vnet.attributes.get("NETWORK_ADDRESS");
+  const netmask = settings.netmask ?? say("NETWORK_MASK");
+  const gateway = settings.gateway ?? say("GATEWAY");
+  const missing = !first ? "address range (AR) of IPv4" : !netmask ? "NETWORK_MASK" : !gateway ? "GATEWAY" : undefined;
   if (!first || !netmask || !gateway) {
     throw new Contradiction(
       `network ${vnet.name}`,
@@ -132,8 +147,13 @@ export function publicNetworkOf(vnet: Vnet, settings: OpenNebulaSettings) {
       "Let the site's admin add it (`onevnet update`), or say site.netmask and site.gateway",
     ).about("site");
   }
-  const dns = settings.dns ?? (vnet.attributes.get("DNS") ?? "").split(/[\s,]+/).filter(Boolean);
+  const dns = settings.dns ?? (say("DNS") ?? "").split(/[\s,]+/).filter(Boolean);
   return { name: vnet.name, cidr: subnetOf(first, netmask).cidr, gateway, dns, domain: settings.domain ?? "local" };
+}
+
+function wantedIn({ publicAddresses }: OpenNebulaSettings): (ip: string) => boolean {
+  const wanted = publicAddresses && new Set(addressesOf(publicAddresses));
+  return (ip) => wanted?.has(ip) ?? true;
 }
 
 export async function describeSite(
@@ -151,13 +171,14 @@ export async function describeSite(
     networks.parentOfReservations(),
   ]);
   const publicNetwork = publicNetworkOf(vnet, settings);
-  const wanted = settings.publicAddresses && new Set(addressesOf(settings.publicAddresses));
-  const publicAddresses = vnet.ranges
+  const [net, isWanted] = [subnet(publicNetwork.cidr), wantedIn(settings)];
+  const inside = vnet.ranges.filter(({ ip }) => contains(net, ip));
+  const publicAddresses = inside
     .flatMap(addressesIn)
-    .filter((ip) => ip !== publicNetwork.gateway && (wanted?.has(ip) ?? true))
+    .filter((ip) => ip !== publicNetwork.gateway && isHostOf(net, ip) && isWanted(ip))
     .toSorted((one, other) => toNumber(one) - toNumber(other));
   const takenAddresses = takenIn(vnet, own, publicNetwork.gateway);
-  refuseFullNetwork(vnet, publicAddresses, takenAddresses, quotas("NETWORK", "LEASES", vnet.id));
+  refuseFullNetwork({ ...vnet, ranges: inside }, publicAddresses, takenAddresses, quotas("NETWORK", "LEASES", vnet.id));
   // Nothing shows who has these.
   for (const ip of taken.of(vnet.id)) {
     takenAddresses.set(ip, takenAddresses.get(ip) ?? { description: "somebody whom OpenNebula doesn't let us see" });
