@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
@@ -321,6 +321,40 @@ describe("OpenNebula, when things go wrong", () => {
     expect(await thrown(driver.waitFor(ref, "ready", { seconds: 0.3, progress: SILENT }))).to.be.instanceOf(NotReady);
     machine.user.set("READY", ["YES"]);
     await driver.waitFor(ref, "ready", { seconds: 5, progress: SILENT });
+  });
+
+  it("takes a guest's word over ssh: that it is ready, with this vc-out.xml; another host key isn't its last one", async () => {
+    const [program, path] = [join(folder, "ssh"), process.env.PATH];
+    const says = (stdout: object, code = 0, stderr = "") =>
+      writeFile(program, `#!/bin/sh\necho '${JSON.stringify(stdout)}'\necho '${stderr}' >&2\nexit ${code}\n`, {
+        mode: 0o755,
+      });
+    await says({});
+    process.env.PATH = `${folder}:${path}`;
+    try {
+      driver = new OpenNebulaDriver({ ...settings, readiness: "ssh" });
+      const cluster = await allocated();
+      const ref = { cluster, node: "frontend" };
+      await boot(cluster, "frontend");
+      await driver.waitFor(ref, "running", { seconds: 5, progress: SILENT });
+      const ready = (seconds: number) => driver.waitFor(ref, "ready", { seconds, progress: SILENT });
+      const status = { state: "ready", message: "", digest: sha256("<vc>frontend</vc>") };
+      await says({}, 255, `No ED25519 host key is known for ${cluster.plan.frontend.publicIp} and`);
+      expect((await thrown(ready(0))).message, "another key").to.include("hasn't said that it is ready");
+      await says({ ...status, state: "configuring" });
+      expect((await thrown(ready(0))).message).to.include("hasn't said that it is ready");
+      await says({ ...status, digest: sha256("another") });
+      expect((await thrown(ready(0))).message, "another file").to.include("hasn't said that it is ready");
+      await says({ ...status, state: "failed", message: "no such interface" });
+      expect((await thrown(ready(60))).message).to.include("no such interface");
+      expect(await driver.channel(ref)).to.equal("nextBoot");
+      await says(status);
+      await ready(5);
+      await says({}, 255, `root@${cluster.plan.frontend.publicIp}: Permission denied (publickey).`);
+      await ready(5);
+    } finally {
+      process.env.PATH = path;
+    }
   });
 
   it("pulls the plug of a guest that heeds no power button as soon as its time is up", async () => {

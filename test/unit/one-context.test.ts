@@ -83,6 +83,13 @@ describe("the start script of a context disc, run as one-context runs it", () =>
     expect(await read("systemctl")).to.include("ssh");
   });
 
+  it("has sshd take its new key where there is no systemd", async () => {
+    await program("systemctl", "exit 127");
+    await program("service", `echo "$*" >>"${tree}/service"; [ "$1" = sshd ]`);
+    expect((await runScript("<vc/>")).exitCode).to.equal(0);
+    expect(await read("service")).to.equal("ssh reload\nsshd reload\n");
+  });
+
   it("takes what is new when it runs again, and adds no key twice", async () => {
     await mkdir(join(tree, "root", ".ssh"));
     await writeFile(join(tree, "root", ".ssh", "authorized_keys"), "ssh-ed25519 AAAA it's mine\n");

@@ -11,21 +11,16 @@ export class GuestSsh {
   /** @param configuration an ssh configuration file; undefined: plain ssh */
   constructor(private readonly configuration: string | undefined) {}
 
-  /** An answer of any kind will do, a refusal of our key included: sshd runs, so the network is configured. */
-  async answers(node: string, cluster: ClusterRecord): Promise<boolean> {
-    return (await this.status(node, cluster)) !== undefined;
-  }
-
   /**
    * What its guest program says; `answers` where there is none, or where our key is refused: sshd runs, so the network is
-   * configured.
+   * configured. `otherKey` where it shows another host key than the cluster's.
    */
-  async status(node: string, cluster: ClusterRecord): Promise<GuestSays | "answers" | undefined> {
+  async status(node: string, cluster: ClusterRecord): Promise<GuestSays | "answers" | "otherKey" | undefined> {
     const { exitCode, stdout, stderr } = await this.run(node, cluster, [GUEST_PROGRAM, "status"]);
     const said = exitCode === 0 ? parseGuestStatus(stdout) : undefined;
     // 255: ssh itself failed.
-    const answers = (exitCode !== undefined && exitCode !== 255) || isAnswerOf(addressOf(node, cluster), stderr);
-    return said ?? (answers ? "answers" : undefined);
+    const answers = exitCode !== undefined && exitCode !== 255;
+    return said ?? (answers ? "answers" : answerIn(addressOf(node, cluster), stderr));
   }
 
   async hasGuestProgram(node: string, cluster: ClusterRecord): Promise<boolean> {
@@ -78,9 +73,11 @@ function addressOf(node: string, { plan }: ClusterRecord): string {
   return plan.computes.find(({ name }) => name === node)?.privateIp ?? plan.frontend.publicIp;
 }
 
-/** Whether sshd at this very address has said something: one on the way there may refuse us too. */
-export function isAnswerOf(address: string, stderr: string): boolean {
-  return [`root@${address}: Permission denied`, `key is known for ${address} `, `key for ${address} has changed`].some(
-    (words) => stderr.includes(words),
-  );
+/** What sshd at this very address has said: one on the way there may refuse us too. */
+export function answerIn(address: string, stderr: string): "answers" | "otherKey" | undefined {
+  if (stderr.includes(`root@${address}: Permission denied`)) {
+    return "answers";
+  }
+  const otherKey = [`key is known for ${address} `, `key for ${address} has changed`];
+  return otherKey.some((words) => stderr.includes(words)) ? "otherKey" : undefined;
 }

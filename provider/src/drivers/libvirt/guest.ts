@@ -65,7 +65,7 @@ export class Guests {
       if (silent && elapsed() - sshTried > (sshTried ? SSH_EVERY_SECONDS : sshAfter)) {
         sshTried = elapsed();
         const told = await this.ssh.status(node, cluster);
-        if (told === "answers") {
+        if (typeof told === "string") {
           return;
         }
         status = told ? { kind: "guest", ...told } : status;

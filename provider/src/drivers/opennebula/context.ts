@@ -27,7 +27,7 @@ grep -qxF "$own" $allowed 2>/dev/null || {
   [ -z "$(tail -c 1 $allowed 2>/dev/null)" ] || echo >>$allowed
   echo "$own" >>$allowed
 }
-systemctl try-reload-or-restart ssh sshd >/dev/null 2>&1 || :
+{ systemctl try-reload-or-restart ssh sshd || service ssh reload || service sshd reload || :; } >/dev/null 2>&1
 `;
 
 /** What a machine finds on its context disc. */

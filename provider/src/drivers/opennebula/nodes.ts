@@ -536,7 +536,17 @@ export class Nodes {
     const phase = phaseOf(vm);
     // One that hasn't begun to boot reads what is there when it does.
     const runs = phase === "running" || phase === "working";
-    return phase === "waiting" || phase === "changing" || (runs && (await this.isReady(vm, node)));
+    return phase === "waiting" || phase === "changing" || (runs && (await this.looks(vm, node)));
+  }
+
+  /** Whether the guest is known to look at its disc: one that has failed may do so, or not. */
+  private async looks(vm: Vm, node: NodeRef<ClusterRecord>): Promise<boolean> {
+    return this.isReady(vm, node).catch((error) => {
+      if (error instanceof NotReady) {
+        return false;
+      }
+      throw error;
+    });
   }
 
   private async isReady(vm: Vm, node: NodeRef<ClusterRecord>): Promise<boolean> {
@@ -545,10 +555,27 @@ export class Nodes {
       case "oneGate":
         return vm.attributes.get(READY) === "YES";
       case "ssh":
-        return this.guests.answers(node.node, node.cluster);
+        return this.isReadyOverSsh(vm, node);
       default:
         return true;
     }
+  }
+
+  /** @throws NotReady where its guest program failed */
+  private async isReadyOverSsh(vm: Vm, { node, cluster }: NodeRef<ClusterRecord>): Promise<boolean> {
+    const says = await this.guests.status(node, cluster);
+    if (says === "answers" || says === undefined) {
+      return says !== undefined;
+    }
+    if (says === "otherKey") {
+      // Its context disc has the cluster's key for it: it hasn't come to that yet.
+      return isInjectedInto(vm);
+    }
+    if (says.state === "failed") {
+      throw new NotReady(`node ${node}`, `its guest program failed: ${says.message}`, HINT);
+    }
+    const given = isInjectedInto(vm) ? vm.attributes.get(TAG.vcOutDigest) : sha256(vcOutIn(vm));
+    return says.state === "ready" && (!given || says.digest === given);
   }
 
   // ── Looking ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -31,7 +31,7 @@ export class Guests {
     let last = "its sshd hasn't answered yet";
     while (elapsed() < limits.seconds) {
       const status = await this.ssh.status(node, cluster);
-      if (status === "answers" || (typeof status === "object" && status.state === "ready" && isOf(status, digest))) {
+      if (typeof status === "string" || (status?.state === "ready" && isOf(status, digest))) {
         return;
       }
       if (typeof status === "object") {
