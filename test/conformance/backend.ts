@@ -19,6 +19,8 @@ export interface Backend {
   readonly showsConsole: boolean;
   /** At every which request an operation is interrupted: 1 where requests cost nothing. */
   readonly interruptEvery: number;
+  /** Where no base is kept at the site: nodes' disks are made from the images here. */
+  readonly storesNoBases?: true;
   /** MiB that a node of these images needs. */
   readonly memory: number;
 

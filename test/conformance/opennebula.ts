@@ -6,11 +6,17 @@ import type { DiskImage, ImageRecord } from "../../provider/src/drivers/driver";
 import { OpenNebulaDriver } from "../../provider/src/drivers/opennebula";
 import { configureOneAuth } from "../../provider/src/drivers/opennebula/credentials";
 import type { OpenNebulaSettings } from "../../provider/src/drivers/settings";
+import { digestOf } from "../../provider/src/images/disk/digests";
+import { examineDisk } from "../../provider/src/images/examine";
+import { ExtFileSystem } from "../../provider/src/images/root/file-system";
 import { sha256 } from "../../provider/src/vc-out/digest";
+import { fetchImages } from "../stand-ins/opennebula/front-end";
+import type { Oned } from "../stand-ins/opennebula/oned";
 import { standInSite } from "../stand-ins/opennebula/site";
 import { single } from "../stand-ins/opennebula/template";
 import { IMG, type Img, type Machine, type Net, VM } from "../stand-ins/opennebula/world";
 import type { Backend } from "./backend";
+import { makeFakeDisk } from "./fake-guest";
 
 const GOES_WITH_MACHINE = "a compute's disk goes with its machine";
 
@@ -27,12 +33,70 @@ const EXEMPT = new Map([
   ],
 ]);
 
-/** A stand-in for OpenNebula, used by a plain user. */
-export async function openNebulaBackend(): Promise<Backend> {
+const NO_BASES = "each node's disk is made from the image here: no base is at the site";
+
+/** What isn't so where each node has a disk of its own, into which nobody can write any more. */
+const EXEMPT_WITH_OWN_DISKS = new Map([
+  ...EXEMPT,
+  ["gives a former image's disks back when the record has another", NO_BASES],
+  ["stores a disk once for all clusters and gives it back with its last user", NO_BASES],
+  ["keeps the disk where release is told to, until somebody gives it back", NO_BASES],
+  ["serves clusters that come at the same time", NO_BASES],
+  ["keeps the former one until no machine uses it any more", NO_BASES],
+  ["fixImages is taken up again, with a whole disk", NO_BASES],
+  [
+    "leaves a file for the next boot, which writes it into the disk and keeps what else is there",
+    "a compute's disk is made anew to bring it its vc-out.xml; a frontend's stays as it is",
+  ],
+  [
+    "remove and release are taken up again",
+    "a compute's disk can't go before its machine: only the next remove finds it, by its mark",
+  ],
+]);
+
+/** A stand-in for OpenNebula, used by a plain user whose images read the context disc. */
+export function openNebulaBackend(): Promise<Backend> {
+  return backendWith({ images: "/images", readiness: "oneGate" }, async () => ({
+    image: imageRecord("image", "virtio"),
+    otherImage: imageRecord("other image", "sata"),
+    guestsAnswer: true,
+    exempt: EXEMPT,
+    vcOutOnDisk: async ({ context }) => Buffer.from(context?.get("VC_OUT_XML_BASE64") ?? "", "base64").toString("utf8"),
+  }));
+}
+
+/** … and one whose images don't: each node gets a disk of its own, with a guest that nobody reaches. */
+export function openNebulaBackendWithOwnDisks(): Promise<Backend> {
+  const settings = { delivery: "image", imageServer: "http://127.0.0.1:0", readiness: "ssh" } as const;
+  return backendWith(settings, async (folder, oned) => {
+    fetchImages(oned, folder);
+    await writeFile(join(folder, "ssh"), "#!/bin/sh\nexit 255\n", { mode: 0o755 });
+    process.env.PATH = `${folder}:${process.env.PATH}`;
+    const image = await ownImage(folder, "image", true);
+    return {
+      image,
+      otherImage: await ownImage(folder, "other image", false),
+      guestsAnswer: false,
+      storesNoBases: true,
+      exempt: EXEMPT_WITH_OWN_DISKS,
+      vcOutOnDisk: ({ name }) =>
+        new ExtFileSystem(join(folder, name), image.frontend.rootOffset).read("/root/vc-out.xml"),
+    };
+  });
+}
+
+interface Guests extends Pick<Backend, "image" | "otherImage" | "guestsAnswer" | "storesNoBases" | "exempt"> {
+  readonly vcOutOnDisk: (machine: Machine) => Promise<string>;
+}
+
+async function backendWith(
+  own: Partial<OpenNebulaSettings>,
+  makeGuests: (folder: string, oned: Oned) => Promise<Guests>,
+): Promise<Backend> {
   const site = await standInSite();
   const { oned, user } = site;
   const { world } = oned;
-  const homeBefore = process.env.VIRTUAL_CLUSTER_HOME;
+  const { PATH: pathBefore, VIRTUAL_CLUSTER_HOME: homeBefore } = process.env;
   const folder = await mkdtemp(join(tmpdir(), "vc-one-"));
   process.env.VIRTUAL_CLUSTER_HOME = folder;
   configureOneAuth(site.session);
@@ -45,9 +109,9 @@ export async function openNebulaBackend(): Promise<Backend> {
     network: "public",
     privateTemplate: "vc-private",
     datastore: "images",
-    images: "/images",
-    readiness: "oneGate",
+    ...own,
   };
+  const { vcOutOnDisk, ...guests } = await makeGuests(folder, oned);
   let stranger: { readonly asMade: () => boolean; readonly remove: () => void } | undefined;
 
   const netOf = (name: string) => world.all<Net>("NET").find((net) => net.name === name);
@@ -75,10 +139,7 @@ export async function openNebulaBackend(): Promise<Backend> {
     otherProcess: new OpenNebulaDriver(settings),
     unreachable: new OpenNebulaDriver({ ...settings, endpoint: "http://127.0.0.1:1/RPC2" }),
     settings,
-    image: imageRecord("image", "virtio"),
-    otherImage: imageRecord("other image", "sata"),
-    guestsAnswer: true,
-    exempt: EXEMPT,
+    ...guests,
     showsConsole: true,
     interruptEvery: 4,
     memory: 64,
@@ -139,10 +200,7 @@ export async function openNebulaBackend(): Promise<Backend> {
         throw new Error("the process that should have died with the lock didn't");
       }
     },
-    vcOutOnDisk: async (cluster, node) => {
-      const encoded = machineOf(cluster, node).context?.get("VC_OUT_XML_BASE64") ?? "";
-      return Buffer.from(encoded, "base64").toString("utf8");
-    },
+    vcOutOnDisk: (cluster, node) => vcOutOnDisk(machineOf(cluster, node)),
     scribble: async (cluster, node) => {
       diskOf(cluster, node).content = "scribbled";
       const image = imageOf(`${cluster}-${node}`);
@@ -208,7 +266,7 @@ export async function openNebulaBackend(): Promise<Backend> {
     },
     tearDown: async () => {
       configureOneAuth(undefined);
-      process.env.VIRTUAL_CLUSTER_HOME = homeBefore;
+      Object.assign(process.env, { PATH: pathBefore, VIRTUAL_CLUSTER_HOME: homeBefore });
       if (homeBefore === undefined) {
         delete process.env.VIRTUAL_CLUSTER_HOME;
       }
@@ -235,4 +293,13 @@ function imageRecord(vcName: string, devices: DiskImage["devices"]): ImageRecord
     reportsReady: true,
   });
   return { vcName, frontend: disk("frontend"), compute: disk("compute") };
+}
+
+async function ownImage(folder: string, vcName: string, virtio: boolean): Promise<ImageRecord> {
+  const disk = async (role: string): Promise<DiskImage> => {
+    const file = join(folder, `${vcName} ${role}.raw`);
+    await makeFakeDisk(file, { virtio, heedsPowerButton: virtio });
+    return { ...(await examineDisk(file)), digest: await digestOf(file) };
+  };
+  return { vcName, frontend: await disk("frontend"), compute: await disk("compute") };
 }
