@@ -42,6 +42,10 @@ describe("the stand-in for oned, against the recorded one", () => {
       } catch {
         continue; // A very long answer that wasn't kept.
       }
+      if (name.startsWith("104")) {
+        // The reservation of a public address is gone when that network is looked at next, and out of its owner's quota.
+        oned.dropNet(oned.world.get<Net>("NET", 23));
+      }
       const outcome = replay(readFileSync(join(FOLDER, `${name}.req.xml`), "utf8"), recorded);
       if (outcome === "skipped" || UNCOMPARED.has(Number(name.slice(0, 3)))) {
         skipped.push(name);
@@ -61,8 +65,8 @@ describe("the stand-in for oned, against the recorded one", () => {
   });
 
   it("was asked nearly everything", () => {
-    expect(compared).to.be.greaterThan(250);
-    expect(skipped.length, skipped.join()).to.be.lessThan(70);
+    expect(compared).to.be.greaterThan(265);
+    expect(skipped.length, skipped.join()).to.be.lessThan(55);
   });
 
   function replay(request: string, recorded: string): string {
@@ -89,7 +93,7 @@ describe("the stand-in for oned, against the recorded one", () => {
     if (!answer.startsWith(HEAD) || !recorded.replaceAll("\n", "\r\n").replaceAll("\r\r", "\r").startsWith(HEAD)) {
       return "another envelope";
     }
-    settle(method, now.value);
+    settle(method, args);
     if (!was.value.startsWith("<")) {
       return was.value === now.value || /login|version/.test(method) ? "same" : `was ${was.value}, is ${now.value}`;
     }
@@ -148,8 +152,11 @@ describe("the stand-in for oned, against the recorded one", () => {
       } else if (machine.state === VM.PENDING) {
         Object.assign(machine, { state: VM.ACTIVE, lcm: 3, host: 0 });
       } else if (machine.state === VM.ACTIVE && machine.lcm !== 3 && machine.lcm !== 36) {
+        const rest = RESTS.get(machine.lcm);
         if (machine.lcm === 11 || machine.lcm === 12) {
           oned.done(machine);
+        } else if (rest !== undefined) {
+          Object.assign(machine, { state: rest, lcm: 0 });
         } else {
           machine.lcm = 3;
         }
@@ -205,6 +212,9 @@ describe("the stand-in for oned, against the recorded one", () => {
       if (machine.host !== undefined) {
         hosted(machine);
       }
+      for (const [index, nic] of elements(element(vm, "TEMPLATE"), "NIC").entries()) {
+        dealAs(machine, index, textOf(element(nic, "IP")), textOf(element(nic, "MAC")));
+      }
       for (const name of ["ERROR", "SCHED_MESSAGE"]) {
         const text = textOf(element(vm, "USER_TEMPLATE", name));
         if (text) {
@@ -239,10 +249,36 @@ describe("the stand-in for oned, against the recorded one", () => {
     }
   }
 
+  /** Gives a machine the address that it got: which comes next round a range depends on machines that weren't recorded. */
+  function dealAs(machine: Machine, index: number, ip: string, mac: string): void {
+    const nic = machine.nics[index];
+    const before = nic?.get("IP");
+    if (!nic || before === undefined || before === ip) {
+      return;
+    }
+    const holder = `VM ${machine.id}`;
+    for (const { leases } of oned.world.find<Net>("NET", Number(nic.get("NETWORK_ID")))?.ranges ?? []) {
+      if (leases.get(before) === holder) {
+        leases.delete(before);
+        leases.set(ip, holder);
+      }
+    }
+    nic.set("IP", ip).set("MAC", mac);
+    for (const [name, value] of machine.context ?? []) {
+      machine.context?.set(name, value.replace(before, ip));
+    }
+    machine.context?.set(`ETH${index}_MAC`, mac);
+  }
+
   /** What isn't asked about again comes to its end at once. */
-  function settle(method: string, _value: string): void {
+  function settle(method: string, args: readonly unknown[]): void {
     if (method === "one.datastore.allocate" || method === "one.vn.chmod") {
       settleAll();
+    }
+    const machine = method === "one.vm.action" ? oned.world.find<Machine>("VM", Number(args[2])) : undefined;
+    if (args[1] === "resume" && (machine?.state === VM.SUSPENDED || machine?.state === VM.POWEROFF)) {
+      // It goes on a moment after the answer.
+      Object.assign(machine, { state: VM.ACTIVE, lcm: 3 });
     }
   }
 });
@@ -250,21 +286,18 @@ describe("the stand-in for oned, against the recorded one", () => {
 /** Replayed and not compared, each for one of these reasons. */
 const UNCOMPARED = new Set(
   [
-    // Machines, leases and tags that calls have made which weren't recorded: addresses are dealt round the range,
-    // counts and lists differ. The driver names each address, and finds its own by their tags.
-    "154 191 205 207 215 218 237 240 252 257 262 276 278 318 323 336 338 342 345 346",
-    // States that a machine or an image had between two recorded calls, and one time-out. The fault tests have such
-    // states.
-    "174 176 178 183 277 295",
+    // Machines, leases and tags that calls have made which weren't recorded: counts and lists differ. The driver finds
+    // its own by their tags.
+    "191 205 207 212 215 218 252 257 278 345 346",
+    // States that an image had between two recorded calls, and one time-out. The fault tests have such states.
+    "276 277 295",
     // Which range a reservation comes from that names none: the driver names range and address.
     "077 091 093",
     // What the stand-in doesn't model: attributes from datastore drivers, snapshots, templates that were cloned,
     // the default security group. The driver reads none of them.
-    "029 265 270 282 289 307 317",
+    "029 265 270 289 307 317",
     // A login token that the recorded one had made: a stand-in makes another.
     "288",
-    // Leases used of a quota: of which calls between they came isn't recorded, and whether a reservation counts isn't clear.
-    "147 212",
   ].flatMap((numbers) => numbers.split(" ").map(Number)),
 );
 
@@ -289,6 +322,14 @@ const STATES: ReadonlyArray<readonly [string, number, number]> = [
   ["SHUTDOWN_POWEROFF", 3, 18],
   ["SHUTDOWN", 3, 12],
 ];
+
+/** Where a machine comes to rest that is on its way there. */
+const RESTS: ReadonlyMap<number, number> = new Map([
+  [5, VM.STOPPED],
+  [6, VM.SUSPENDED],
+  [18, VM.POWEROFF],
+  [30, VM.UNDEPLOYED],
+]);
 
 /** Of a user only the quotas that name an object; how much space is used depends on files that only the real one had. */
 function quotasIn(user: string): string {

@@ -810,6 +810,9 @@ export class Oned {
       image.cloningId = -1;
     }
     for (const vm of waiting) {
+      for (const disk of vm.disks) {
+        disk.delete("CLONING");
+      }
       vm.state = VM.PENDING;
       this.schedule(vm);
     }
@@ -1772,6 +1775,7 @@ function diskOf(asked: Group, image: Img, index: number): Group {
     ["ALLOW_ORPHANS", "NO"],
     ["CLONE", image.persistent ? "NO" : "YES"],
     [image.persistent ? "PERSISTENT" : "CLONE_TARGET", image.persistent ? "YES" : "SYSTEM"],
+    ...(image.state === IMG.LOCKED ? [["CLONING", "YES"] as const] : []),
     ["CLUSTER_ID", "100"],
     ["DATASTORE", "vc-images"],
     ["DATASTORE_ID", String(image.datastore)],
@@ -1796,6 +1800,18 @@ function diskOf(asked: Group, image: Img, index: number): Group {
     ["TM_MAD", "dummy"],
     ["TYPE", "FILE"],
   ]);
+}
+
+/** The network's own, and those that are asked for beside them. */
+function securityGroups(asked: Group, net: Net): string {
+  const lists = [single(net.template, "SECURITY_GROUPS") ?? "0", asked.get("SECURITY_GROUPS") ?? ""];
+  const all = new Set(
+    lists
+      .flatMap((list) => list.split(","))
+      .filter(Boolean)
+      .map(Number),
+  );
+  return [...all].toSorted((one, other) => one - other).join(",");
 }
 
 function nicOf(
@@ -1828,7 +1844,7 @@ function nicOf(
     .set("NETWORK", net.name)
     .set("NETWORK_ID", String(net.id))
     .set("NIC_ID", String(index))
-    .set("SECURITY_GROUPS", asked.get("SECURITY_GROUPS") ?? "0")
+    .set("SECURITY_GROUPS", securityGroups(asked, net))
     .set("TARGET", `one-${vm}-${index}`)
     .set("VN_MAD", single(net.template, "VN_MAD") ?? "");
 }
