@@ -247,7 +247,7 @@ export class Images {
   async copied(id: number, name: string, progress: Progress): Promise<Image> {
     const steady = steadyProgress(progress);
     const end = Date.now() + COPY_SECONDS * 1000;
-    for (let pause = 50; Date.now() < end; pause = Math.min(pause * 2, COPY_POLL_MS)) {
+    for (let pause = 20; Date.now() < end; pause = Math.min(pause * 2, COPY_POLL_MS)) {
       const image = (await this.pools.images()).find((one) => one.id === id);
       if (!image) {
         throw new NotFound(`image ${name}`, "is gone again", "Run `pulumi up` again");

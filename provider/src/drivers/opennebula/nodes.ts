@@ -32,7 +32,7 @@ import { ConnectionLost } from "./xml-rpc";
 
 /** Longer than the scheduler's window, and than a driver takes to move a machine from one state to another. */
 const CHANGE_SECONDS = 300;
-const FIRST_POLL_MS = 50;
+const FIRST_POLL_MS = 20;
 const POLL_MS = 1000;
 /** An action that was refused because of the state is tried again after this. */
 const AGAIN_MS = 1000;

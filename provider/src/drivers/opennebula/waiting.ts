@@ -1,7 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import { WrongState } from "./refusals";
 
-const FIRST_PAUSE_MS = 30;
+const FIRST_PAUSE_MS = 15;
 const LONGEST_PAUSE_MS = 1000;
 
 /**
