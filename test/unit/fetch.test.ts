@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { readFile, rm, stat, symlink, truncate, utimes, writeFile } from "node:fs/promises";
+import { link, readFile, rm, stat, symlink, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { expect } from "chai";
@@ -65,6 +65,18 @@ describe("fetching an image from a folder", () => {
     await images.put(vcIn({ disk: "d.raw" }), { "d.raw": DISK });
     expect((await fetchDemo()).frontendDisk).to.equal(join(images.repository, "demo", "d.raw"));
     expect(await images.kept()).to.deep.equal([]);
+  });
+
+  it("takes two names of one RAW file for one disk", async () => {
+    await images.put(vcIn({ disk: "d.raw" }, { disk: "e.raw" }), { "d.raw": DISK });
+    const [d, e] = ["d.raw", "e.raw"].map((name) => join(images.repository, "demo", name)) as [string, string];
+    for (const same of [link, symlink]) {
+      await same(d, e);
+      expect(await fetchDemo()).to.include({ frontendDisk: d, computeDisk: d });
+      await rm(e);
+    }
+    await writeFile(e, DISK);
+    expect(await fetchDemo()).to.include({ frontendDisk: d, computeDisk: e });
   });
 
   it("has one file of two disks with the same content, and two of two", async () => {
