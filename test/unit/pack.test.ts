@@ -208,6 +208,29 @@ describe("vc image", () => {
     expect((await vc("show", "dem", "--repository", images.repository)).err).to.match(/Did you mean demo\?/);
   });
 
+  it("packs two at a time into one repository, one after the other", async () => {
+    const all = await Promise.all(
+      ["one", "two", "three"].map((name) => vc("pack", name, "--frontend", frontend, "--into", images.repository)),
+    );
+    expect(all.map(({ code }) => code)).to.deep.equal([0, 0, 0]);
+    expect(all.map(({ err }) => err).join()).to.match(/waiting for another process, which is writing into/);
+    expect([...(await namesIn(images.repository)).keys()].sort()).to.deep.equal(["one", "three", "two"]);
+    expect((await readdir(images.repository)).sort()).to.deep.equal(["one", "three", "two", "vcdb.txt"]);
+  });
+
+  it("says what a repository is that can't be written", async () => {
+    const file = join(images.folder, "file");
+    await writeFile(file, "");
+    for (const into of [file, join(file, "deeper")]) {
+      const { code, err } = await vc("pack", "demo", "--frontend", frontend, "--into", into);
+      expect(code).to.equal(1);
+      expect(err).to.match(/^vc: the repository .*: it can't be written \((EEXIST|ENOTDIR)\)\. Name a folder/);
+    }
+    expect((await vc("build", "../x", "--packages", "bc", "--into", images.repository)).err).to.match(
+      /^vc: image "\.\.\/x": can't be called that/,
+    );
+  });
+
   it("refuses names, sizes and disks that can't be", async () => {
     for (const name of ["a,b", "../x", "", ".x", "a b", "x".repeat(65)]) {
       expect((await vc("pack", name, "--frontend", frontend, "--into", images.repository)).code, name).to.equal(1);
@@ -215,6 +238,8 @@ describe("vc image", () => {
     expect((await pack("--frontend", frontend, "--split", "1")).code).to.equal(2);
     expect((await pack("--frontend", frontend, "--cpus", "0")).code).to.equal(2);
     expect((await pack()).code).to.equal(2);
+    expect((await pack("--frontend", "")).code).to.equal(2);
+    expect((await vc("pack", "demo", "--frontend", frontend, "--into", "")).code).to.equal(2);
     expect((await pack("--frontend", "/nonexistent")).err).to.match(
       /^vc: disk \/nonexistent: can't be read \(ENOENT\)\./,
     );

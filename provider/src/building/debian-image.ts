@@ -1,12 +1,12 @@
 import { createHash } from "node:crypto";
-import { access, chmod, link, mkdir, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { access, link, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname, join, relative, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { GUEST_FOLDER } from "../guest-folder";
 import { bootSector, installBootLoader } from "../images/disk/boot-loader";
 import { hashOf } from "../images/disk/digests";
-import { listImage } from "../images/repository/repository-folder";
+import { checkVcName, inRepository, listImage, settle } from "../images/repository/repository-folder";
 import { vcInText } from "../images/repository/vc-in-text";
 
 /** What an image is made of. */
@@ -91,14 +91,15 @@ export async function buildDebianImage(
   { folder, progress }: ImageBuildOptions,
 ): Promise<boolean> {
   const { vcName } = recipe;
+  checkVcName(vcName);
   const tell = (line: string) => progress(`Image ${vcName}: ${line}`);
   const target = join(folder, vcName);
   const digest = await recipeDigest(recipe);
   if (await isBuilt(target, digest)) return false;
 
-  await mkdir(folder, { recursive: true });
-  const workspace = await mkdtemp(join(folder, `.${vcName}-`));
-  try {
+  return inRepository(folder, tell, async (workspace) => {
+    // Another process may have built it while this one waited.
+    if (await isBuilt(target, digest)) return false;
     const disk = join(workspace, FRONTEND_DISK);
     tell("installing Debian packages (a minute or two)");
     await installSystem(recipe, disk, digest, tell);
@@ -110,16 +111,12 @@ export async function buildDebianImage(
     const content = await hashOf(disk);
     const manifest: Manifest = { recipe: digest, disks: { [FRONTEND_DISK]: content, [COMPUTE_DISK]: content } };
     await writeFile(join(workspace, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
-    // A new temporary folder is its maker's alone, but the site's processes read the disks.
-    await chmod(workspace, 0o755);
     await rm(target, { recursive: true, force: true });
-    await rename(workspace, target);
+    await settle(workspace, target);
     await listImage(folder, vcName, `${vcName}/vc-in.xml`);
     tell(`ready in ${target}`);
     return true;
-  } finally {
-    await rm(workspace, { recursive: true, force: true });
-  }
+  });
 }
 
 async function isBuilt(target: string, recipe: string): Promise<boolean> {

@@ -1,5 +1,6 @@
+import { dirname } from "node:path";
 import { execa } from "execa";
-import { InvalidImage } from "../../drivers/errors";
+import { InvalidImage, SiteFailure } from "../../drivers/errors";
 import { installBootLoader } from "../disk/boot-loader";
 import { type GuestChange, inject } from "../disk/inject";
 import type { Fixes } from "./fixes";
@@ -28,7 +29,14 @@ export async function copyFixed(disk: string, copy: string, fixes: Fixes): Promi
 
 /** Sparse, or sharing blocks with the original where the file system can. */
 export async function copySparsely(disk: string, copy: string): Promise<void> {
-  await execa("cp", ["--sparse=always", "--reflink=auto", disk, copy]);
+  const { failed, stderr } = await execa("cp", ["--sparse=always", "--reflink=auto", disk, copy], { reject: false });
+  if (failed) {
+    throw new SiteFailure(
+      `copying the disk ${disk}`,
+      stderr.trim().split("\n").at(-1) || "cp was ended",
+      `Make room, or see whether ${dirname(copy)} can be written`,
+    );
+  }
 }
 
 /** What is done to a disk together with its fixes. */
