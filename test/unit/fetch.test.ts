@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { expect } from "chai";
 import { InvalidImage, NotFound, type VirtualClusterError } from "../../provider/src/drivers/errors";
+import { prepareImage } from "../../provider/src/images/prepare";
 import { fetchImage } from "../../provider/src/images/repository/fetch";
 import { findImage } from "../../provider/src/images/repository/repository";
 import { unpack } from "../../provider/src/images/repository/unpack";
@@ -60,6 +61,13 @@ describe("fetching an image from a folder", () => {
       expect(await images.kept()).to.have.length(1);
     });
   }
+
+  it("calls a disk that can't be run by its name in the image, not in the cache", async () => {
+    await images.put(vcIn({ disk: "d.raw.gz" }), { "d.raw.gz": PACKED });
+    expect((await failure(prepareImage(await fetchDemo(), quiet))).message).to.match(
+      /^image demo: its frontend's disk d\.raw\.gz from \/.*\/demo\/d\.raw\.gz: has no partition table/,
+    );
+  });
 
   it("leaves a RAW disk where it is", async () => {
     await images.put(vcIn({ disk: "d.raw" }), { "d.raw": DISK });

@@ -19,6 +19,8 @@ export interface LocalImage {
   readonly frontendDisk: string;
   /** The same path where both have one disk. */
   readonly computeDisk: string;
+  /** What these are called for people: a file in the cache says nothing to them. */
+  readonly names: { readonly frontend: string; readonly compute: string };
   readonly manifest: Manifest;
 }
 
@@ -38,8 +40,14 @@ export async function fetchImage(found: FoundImage, progress: Progress, limits?:
     vcName,
     frontendDisk,
     computeDisk: isShared ? frontendDisk : await fetchDisk(compute, vcName, progress, limits),
+    names: { frontend: nameOf(frontend), compute: nameOf(compute) },
     manifest,
   };
+}
+
+/** Its file, or what it was unpacked from. */
+function nameOf(disk: FoundDisk): string {
+  return rawFileOf(disk) ?? `${disk.name} from ${disk.parts[0]?.at}`;
 }
 
 /** Whether frontend and computes have one disk, which may be one file under two names. */
@@ -88,7 +96,7 @@ async function fetchOnce(
   if (present) {
     return present;
   }
-  const about = `image ${vcName}: ${disk.name} from ${disk.parts[0]?.at}`;
+  const about = `image ${vcName}: ${nameOf(disk)}`;
   const isInVain = (error: unknown) => !(error instanceof Unreachable);
   return inWorkFolder({ key: source, about, isInVain }, progress, async (folder) => {
     // Another process may have fetched it while this one waited.
