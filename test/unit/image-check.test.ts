@@ -449,7 +449,7 @@ describe("vc image check", () => {
         await writeFile(join(folder, "vc-in.xml"), vcIn(2, 1).replaceAll(/(frontend|compute)\.raw/g, "disk.raw.gz"));
         const { code, out } = await vc(join(folder, "vc-in.xml"));
         expect(code).to.equal(0);
-        expect(out).to.match(/\nfrontend and compute: .*\/home\/cache\/.*\n {2}RAW, 24 MiB/);
+        expect(out).to.match(/\nfrontend and compute: disk\.raw\.gz from .*\/packed\/disk\.raw\.gz\n {2}RAW, 24 MiB/);
       } finally {
         if (homeBefore === undefined) {
           delete process.env.VIRTUAL_CLUSTER_HOME;
@@ -466,11 +466,20 @@ describe("vc image check", () => {
         ["--compute", "x"],
         ["--nonsense"],
         ["demo", "--compute", "x"],
+        ["--frontend", ""],
+        [""],
+        [join(repository, "demo", "frontend.raw")],
       ]) {
         const { code, err } = await vc(...args);
         expect(code, args.join(" ")).to.equal(2);
         expect(err).to.match(/^vc: .*see `vc --help`/);
       }
+    });
+
+    it("takes an image's folder for its vc-in.xml", async () => {
+      const file = join(repository, "demo", "vc-in.xml");
+      await writeFile(file, vcIn(2, 1));
+      expect((await vc(join(repository, "demo"))).out).to.equal((await vc(file)).out);
     });
 
     it("says what isn't there", async () => {
