@@ -118,6 +118,11 @@ describe("vc image check", () => {
 
   const trees: Record<string, [string, Tree, RegExp?]> = {
     "has no init": ["error root-tree", { "sbin/init": undefined, "lib/systemd/systemd": undefined }, /lacks an init/],
+    "has an /etc that leads to itself": [
+      "error root-tree",
+      { "etc/fstab": undefined, "etc/shadow": undefined, etc: "→ etc" },
+      /lacks \/etc with/,
+    ],
     "is for another processor": ["error x86-64", { "lib/systemd/systemd": elf(183) }, /aarch64/],
     "mounts a disk that isn't there": ["error fstab-devices", fstab("/dev/vdb1 /data ext4 defaults 0 0"), /vdb1/],
     "mounts a partition that isn't there": ["error fstab-devices", fstab("/dev/vda7 /data ext4 defaults 0 0")],

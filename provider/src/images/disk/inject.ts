@@ -80,7 +80,7 @@ async function injectIntoExt(
   const env = dated ? { E2FSPROGS_FAKE_TIME: String(dated.getTime() / 1000) } : {};
   if (size !== undefined && size - (await extSize(part)) > ALIGNMENT) {
     await check(part, env, "-f");
-    await run("resize2fs", [part], env);
+    await grow(part, env);
   } else if (recovers) {
     // debugfs would write over what the journal brings back later.
     await check(part, env);
@@ -114,6 +114,18 @@ async function check(fileSystem: string, env: Environment, ...options: readonly 
       "bringing the file system of the node's disk in order",
       stdout.trim().split("\n").at(-1) ?? `e2fsck exited with ${exitCode}`,
       "Run e2fsck on it by hand",
+    );
+  }
+}
+
+async function grow(fileSystem: string, env: Environment): Promise<void> {
+  const { failed, stderr } = await execa("resize2fs", [fileSystem], { reject: false, timeout: LIMIT_MS, env });
+  if (failed) {
+    const [, ...said] = stderr.trim().split("\n").filter(Boolean);
+    throw new SiteFailure(
+      "growing the file system of the node's disk",
+      said.join(" ") || "resize2fs was ended",
+      "Leave the disk's size out, or make the image's file system without what can't be grown",
     );
   }
 }
