@@ -207,7 +207,13 @@ describe("vc image check", () => {
   it("says that an image has an initramfs without virtio, however many it has", async () => {
     const without = await initramfs({ modules: ["ata/ahci.ko"], compress: ["gzip", "-c"] });
     const files = { [INITRD]: without, "boot/initrd.img-5": without };
-    expect(found(await check({ files }))).to.deep.equal(["error virtio-initramfs"]);
+    expect(found(await check({ files }))).to.deep.equal(["error disk-initramfs"]);
+    // From that it starts here, and calls its disk so.
+    const sata = await initramfs({ modules: ["ata/ahci.ko", "scsi/sd_mod.ko"] });
+    const named = { ...files, "boot/initrd.img-4": sata, "etc/fstab": "/dev/vda1 / ext4 defaults 0 1\n" };
+    const report = await check({ files: named });
+    expect(found(report)).to.deep.equal(["error fstab-names", "warning virtio-initramfs"]);
+    expect(JSON.stringify(report)).to.match(/the machine calls \/dev\/sda1/);
     const withIt = await initramfs({ modules: ["block/virtio_blk.ko"] });
     expect(found(await check({ files: { ...files, "boot/initrd.img-6": withIt } }))).to.deep.equal([]);
   });

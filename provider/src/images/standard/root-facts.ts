@@ -1,6 +1,7 @@
 import { posix } from "node:path";
 import type { Bytes } from "../disk/bytes";
-import { hasVirtioDrivers, type Kernel, kernelsOf } from "../disk/kernels";
+import { devicesFor } from "../disk/devices";
+import { type Kernel, kernelsOf } from "../disk/kernels";
 import { type DiskLayout, rootSignature } from "../disk/layout";
 import type { Signature } from "../disk/signatures";
 import { tagsOf } from "../disk/tags";
@@ -16,7 +17,7 @@ export interface RootFacts {
   /** Numbers of the disk's partitions. */
   readonly partitions: ReadonlySet<number>;
   readonly kernels: readonly Kernel[];
-  /** How the disk is called on the machine: `vda`, or `sda` for one without virtio. */
+  /** How the disk is called on the machine that it gets here: `vda`, or `sda` for one that doesn't start from virtio. */
   readonly diskName: "vda" | "sda";
   readonly fstab: readonly FstabEntry[];
   readonly boot: BootFolder;
@@ -59,8 +60,9 @@ const MOST_FILES = 16;
 const MOST_LINES = 200;
 
 export async function rootFacts(disk: Bytes, layout: DiskLayout, root: GuestFileSystem): Promise<RootFacts> {
-  const [kernels, fstab, reader, tags] = await Promise.all([
+  const [kernels, devices, fstab, reader, tags] = await Promise.all([
     kernelsOf(root),
+    devicesFor(root),
     readFstab(root),
     findProgram(root),
     tagsOf(disk, layout),
@@ -71,7 +73,7 @@ export async function rootFacts(disk: Bytes, layout: DiskLayout, root: GuestFile
     tags,
     partitions: new Set(layout.table?.partitions.map(({ number }) => number)),
     kernels,
-    diskName: kernels.some(hasVirtioDrivers) ? "vda" : "sda",
+    diskName: devices === "virtio" ? "vda" : "sda",
     fstab,
     boot: await readBoot(root, fstab),
     reader,
