@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
-import { link, readFile, rm, stat, symlink, truncate, utimes, writeFile } from "node:fs/promises";
+import { link, mkdir, readFile, rm, stat, symlink, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { expect } from "chai";
+import { execa } from "execa";
 import { InvalidImage, NotFound, type VirtualClusterError } from "../../provider/src/drivers/errors";
 import { prepareImage } from "../../provider/src/images/prepare";
 import { fetchImage } from "../../provider/src/images/repository/fetch";
@@ -11,6 +12,7 @@ import { unpack } from "../../provider/src/images/repository/unpack";
 import { failure } from "../failure";
 import { file, ImageFolder, vcIn } from "./image-folder";
 
+const VC = join(__dirname, "..", "..", "provider", "vc.mjs");
 const MIB = 1024 * 1024;
 const sha256 = (bytes: Buffer) => createHash("sha256").update(bytes).digest("hex");
 const told = (bytes: Buffer) => ({ size: bytes.length, sha256: sha256(bytes) });
@@ -214,6 +216,39 @@ describe("fetching an image from a folder", () => {
     const error = await failure(findImage(images.repository, "demo"));
     expect(error).to.be.instanceOf(NotFound);
     expect(error.message).to.include("d.gz.b");
+  });
+
+  it("stops before the disk is full", async function () {
+    const place = join(images.folder, "small");
+    await mkdir(place);
+    await images.put(vcIn({ disk: "d.raw.gz" }), { "d.raw.gz": PACKED });
+    const script = `mount -t tmpfs -o size="$1" tmpfs '${place}' && "$2" "$3" image check "$4"; code=$?; find '${place}'; exit $code`;
+    const within = (size: string) =>
+      execa(
+        "unshare",
+        [
+          "--map-root-user",
+          "--mount",
+          "sh",
+          "-c",
+          script,
+          "sh",
+          size,
+          process.execPath,
+          VC,
+          `${images.repository}/demo`,
+        ],
+        { reject: false, env: { VIRTUAL_CLUSTER_HOME: place } },
+      );
+    const small = await within("300M");
+    if (/unshare failed|unshare: /.test(small.stderr)) {
+      this.skip();
+    }
+    expect(small.stderr).to.match(
+      /^vc: the disk of .*\/small\/cache\/images\/[0-9a-f]{64}: only (29\d|300) MiB are free\. Make room/,
+    );
+    expect(small.stdout).not.to.match(/\/disk$/m);
+    expect((await within("400M")).stdout).to.match(/^frontend and compute: d\.raw\.gz from/m);
   });
 
   it("refuses parts that lead out of the repository", async () => {
