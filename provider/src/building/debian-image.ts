@@ -152,7 +152,7 @@ async function installSystem(
   digest: string,
   tell: (line: string) => void,
 ): Promise<void> {
-  const codename = await debianCodename();
+  const { codename, sources, settings } = await debianHere();
   const environment = {
     GUEST: GUEST_FOLDER,
     ...(script !== undefined && { SCRIPT: resolve(script) }),
@@ -173,12 +173,12 @@ async function installSystem(
       "mmdebstrap",
       ...["--mode=root", "--variant=apt", "--format=null", "--architectures=amd64", `--include=${packages.join(",")}`],
       ...PATH_FILTERS.map((filter) => `--dpkgopt=${filter}`),
-      ...(await aptSettings()).map((setting) => `--aptopt=${setting}`),
+      ...settings.map((setting) => `--aptopt=${setting}`),
       `--customize-hook=${customize}`,
       `--customize-hook=${MAKE_DISK}`,
       codename,
       "-",
-      ...(await debianSources(codename)),
+      ...sources,
     ]),
     { stdin: "ignore", stdout: "ignore", stderr: "pipe", buffer: false, reject: false },
   );
@@ -202,6 +202,16 @@ async function writePartitionTable(disk: string): Promise<void> {
   } finally {
     await file.close();
   }
+}
+
+/** This host's Debian: its release, its package sources as far as they are Debian's, and how its apt reaches them. */
+export async function debianHere(): Promise<{
+  readonly codename: string;
+  readonly sources: readonly string[];
+  readonly settings: readonly string[];
+}> {
+  const codename = await debianCodename();
+  return { codename, sources: await debianSources(codename), settings: await aptSettings() };
 }
 
 async function debianCodename(): Promise<string> {
@@ -236,7 +246,7 @@ async function aptSettings(): Promise<string[]> {
   return [...settings, 'Dir::Etc::netrc "/etc/apt/auth.conf";', 'Dir::Etc::netrcparts "/etc/apt/auth.conf.d";'];
 }
 
-function asRoot(command: readonly string[]): [file: string, args: string[]] {
+export function asRoot(command: readonly string[]): [file: string, args: string[]] {
   // Without these sudo would forget how this user reaches the network.
   const proxies = "http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY";
   const [file = "", ...args] = process.getuid?.() === 0 ? command : ["sudo", `--preserve-env=${proxies}`, ...command];

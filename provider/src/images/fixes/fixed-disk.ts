@@ -6,7 +6,7 @@ import { type GuestChange, inject } from "../disk/inject";
 import type { Fixes } from "./fixes";
 
 /** A change here means other copies from the same disk. */
-export const FIXES_VERSION = 1;
+export const FIXES_VERSION = 2;
 /** When fixed files were written, as the copy says it: so that it doesn't depend on the day. */
 const DATED = new Date("2000-01-01T00:00:00Z");
 
@@ -16,7 +16,7 @@ export function refuseHopeless(disk: string, { hopeless }: Fixes): void {
     throw new InvalidImage(
       `disk ${disk}`,
       `has no boot loader in its first sector, and none can be put there: ${hopeless}`,
-      "Install one (GRUB for BIOS) into the image",
+      "Install one into the image: GRUB for BIOS, which in a GPT needs a BIOS boot partition of 1 MiB",
     );
   }
 }

@@ -1,4 +1,5 @@
 import { posix } from "node:path";
+import { BOOT_CONFIGURATIONS, BOOT_ENTRIES, GRUB_ENVIRONMENTS } from "../disk/boot-configuration";
 import type { Bytes } from "../disk/bytes";
 import { devicesFor } from "../disk/devices";
 import { type Kernel, kernelsOf } from "../disk/kernels";
@@ -41,20 +42,6 @@ export interface BootFolder {
   readonly configurations: ReadonlyMap<string, string>;
 }
 
-const CONFIGURATIONS = [
-  "/boot/grub/grub.cfg",
-  "/boot/grub2/grub.cfg",
-  "/boot/grub/grub.conf",
-  "/boot/grub/menu.lst",
-  "/boot/extlinux/extlinux.conf",
-  "/boot/extlinux.conf",
-  "/boot/syslinux/syslinux.cfg",
-  "/extlinux.conf",
-  "/etc/lilo.conf",
-];
-/** Entries as systemd and Fedora's GRUB read them. */
-const ENTRIES = "/boot/loader/entries";
-const KERNEL_OPTIONS = "/boot/grub2/grubenv";
 /** More than are of any use. */
 const MOST_FILES = 16;
 const MOST_LINES = 200;
@@ -99,11 +86,11 @@ async function readBoot(root: GuestFileSystem, fstab: readonly FstabEntry[]): Pr
   );
   const files = listed.flat();
   const named = (pattern: RegExp) => files.filter((path) => pattern.test(posix.basename(path)));
-  const entries = (await root.list(ENTRIES)).filter(({ kind, name }) => kind === "file" && name.endsWith(".conf"));
+  const entries = (await root.list(BOOT_ENTRIES)).filter(({ kind, name }) => kind === "file" && name.endsWith(".conf"));
   const paths = [
-    ...CONFIGURATIONS,
-    KERNEL_OPTIONS,
-    ...entries.slice(0, MOST_FILES).map(({ name }) => `${ENTRIES}/${name}`),
+    ...Object.values(BOOT_CONFIGURATIONS).flat(),
+    ...GRUB_ENVIRONMENTS,
+    ...entries.slice(0, MOST_FILES).map(({ name }) => `${BOOT_ENTRIES}/${name}`),
   ];
   const texts = await Promise.all(
     paths.map(async (path) => [path, await root.read(await throughLinks(root, path))] as const),
