@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
 import { asRoot, debianHere } from "../../provider/src/building/debian-image";
+import { kvmUsable } from "../../provider/src/kvm";
 import { Shell } from "../acceptance/shell";
 import { World } from "../acceptance/world";
 
@@ -46,7 +47,8 @@ describe("a machine's disk that has lost its boot loader", function () {
         ...["env", "TMPDIR=/var/tmp", "mmdebstrap", "--mode=root", "--variant=apt", "--format=tar"],
         ...[`--include=${PACKAGES.join(",")}`, ...settings.map((setting) => `--aptopt=${setting}`)],
         ...["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*"],
-        ...['--customize-hook=rm -f "$1"/etc/ssh/ssh_host_*', codename, `${tree}.tar`, ...sources],
+        ...['--customize-hook=rm -f "$1"/etc/ssh/ssh_host_*; echo "LABEL=root / auto defaults 0 1" >"$1"/etc/fstab'],
+        ...[codename, `${tree}.tar`, ...sources],
       ]),
     );
   });
@@ -67,14 +69,16 @@ describe("a machine's disk that has lost its boot loader", function () {
     ]);
     await execa(...asRoot(["mkdir", tree]));
     await execa(...asRoot(["tar", "-xf", `${tree}.tar`, "-C", tree]));
-    const system = ["-q", "-F", "-t", "ext4", "-d", tree, "-E", `offset=${264192 * 512}`, file];
+    const system = ["-q", "-F", "-t", "ext4", "-L", "root", "-d", tree, "-E", `offset=${264192 * 512}`, file];
     await execa(...asRoot(["mke2fs", ...system, `${DISK_MIB - 130}m`]));
   }
 
   async function xfsDisk(file: string): Promise<void> {
     await empty(file, ["label: dos", "start=2048, type=83"]);
-    const input = `run\nmkfs xfs /dev/sda1\nmount /dev/sda1 /\ntar-in ${tree}.tar /\n`;
-    await execa("guestfish", ["--format=raw", "-a", file], { input, env: { LIBGUESTFS_BACKEND: "direct" } });
+    const input = `run\nmkfs xfs /dev/sda1 label:root\nmount /dev/sda1 /\ntar-in ${tree}.tar /\n`;
+    const settings = kvmUsable() ? "" : "force_tcg";
+    const env = { LIBGUESTFS_BACKEND: "direct", LIBGUESTFS_BACKEND_SETTINGS: settings };
+    await execa("guestfish", ["--format=raw", "-a", file], { input, env });
   }
 
   async function empty(file: string, table: readonly string[]): Promise<void> {
