@@ -214,7 +214,7 @@ describe("a disk", () => {
     it("which no other disk's makes forgotten, looked at side by side", async () => {
       const files = Array.from({ length: 8 }, (_, index) => join(folder, `parallel-${index}.raw`));
       await Promise.all(files.map((file) => writeFile(file, file)));
-      const digests = await Promise.all(files.map(digestOf));
+      const digests = await Promise.all(files.map((file) => digestOf(file)));
       expect(await Promise.all(digests.map(locateDisk))).to.deep.equal(files);
     });
   });

@@ -68,7 +68,7 @@ export async function convertImage(conversion: Conversion, progress: Progress): 
       throw error instanceof InvalidImage ? new InvalidImage(`disk ${from}`, error.detail, error.hint) : error;
     });
     tell("working out its checksum");
-    const content = { size: examined.size, sha256: await hashOf(disk) };
+    const content = { size: examined.size, sha256: await hashOf(disk, `image ${vcName}`, progress) };
     const manifest = { formatVersion: FORMAT_VERSION, disks: { [DISK]: content }, files: { [DISK]: content } };
     const node = { disk: { name: DISK, parts: [DISK], isGzip: false }, shape };
     await writeFile(join(folder, "manifest.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);

@@ -66,7 +66,7 @@ async function prepareDisk(file: string, what: string, progress: Progress): Prom
     return fixes.said.length > 0 || fixes.hopeless !== undefined ? { fixes } : { examined: await examine(disk) };
   });
   if (found.examined) {
-    return { file, disk: { ...found.examined, digest: await digestOf(file) } };
+    return { file, disk: { ...found.examined, digest: await digestOf(file, what, progress) } };
   }
   const { fixes } = found;
   refuseHopeless(file, fixes);
@@ -74,7 +74,7 @@ async function prepareDisk(file: string, what: string, progress: Progress): Prom
   for (const line of fixes.said) {
     progress(`  ${line}`);
   }
-  const key = `fixed ${FIXES_VERSION} ${await digestOf(file)}`;
+  const key = `fixed ${FIXES_VERSION} ${await digestOf(file, what, progress)}`;
   const copy = await cachedFile(key, (made) => copyFixed(file, made, fixes), `${what}, put right`, progress);
-  return { file: copy, disk: { ...(await examineDisk(copy)), digest: await digestOf(copy) } };
+  return { file: copy, disk: { ...(await examineDisk(copy)), digest: await digestOf(copy, what, progress) } };
 }
