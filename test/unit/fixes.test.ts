@@ -251,6 +251,18 @@ describe("a disk that would not boot here", () => {
     expect(menu && "content" in menu ? menu.content : "").to.match(/ root=UUID=\S+ rw console/);
   });
 
+  it("keeps a root by its UUID where kernels and initramfs are in a partition of their own", async () => {
+    const cmdline = `root=UUID=${ROOT_UUID} ro console=ttyS0\n`;
+    await makeDisk({
+      ...XEN,
+      "etc/fstab": `UUID=${ROOT_UUID} / ext4 defaults 0 1\nLABEL=boot /boot ext4 nofail 0 2\n`,
+      "etc/kernel/cmdline": cmdline,
+    });
+    const { said, hopeless } = await fixesOf(disk);
+    expect(said).to.deep.equal([]);
+    expect(hopeless).to.match(/no kernel in the \/boot of its root file system/);
+  });
+
   it("follows no link that the disk has in the place of a file", async () => {
     await makeDisk({ ...KERNEL, ...XEN });
     await cp(disk, join(folder, "linked.raw"));

@@ -26,6 +26,7 @@ export interface Fixes {
 }
 
 const FSTAB = "/etc/fstab";
+const BOOT_ENTRY = /^\s*[^#\s]\S*\s+\/boot\s/m;
 /** Where a GRUB 2 has its configuration, by distribution. */
 const GRUB_FOLDERS = ["/boot/grub", "/boot/grub2"];
 const GRUB_CONFIGURATION = "grub.cfg";
@@ -37,7 +38,10 @@ const READS_ENTRIES = /^\s*blscfg\b/m;
 /** Looks what has to be put right: names of disks, the serial console, and a boot loader that is missing. */
 export async function findFixes({ bytes, layout, place, root, devices }: OpenDisk): Promise<Fixes> {
   const disk = await namesOn(bytes, layout, devices === "virtio" ? "/dev/vda" : "/dev/sda");
-  const hasInitrd = (await root.list("/boot")).some(({ name }) => /^init(rd|ramfs)/.test(name));
+  const hasInitrd =
+    (await root.list("/boot")).some(({ name }) => /^init(rd|ramfs)/.test(name)) ||
+    // It lies beside the kernels, in another partition.
+    BOOT_ENTRY.test(await root.read(FSTAB));
   const texts = new Map<string, FixedText>();
   for (const bootFile of [{ path: FSTAB }, ...BOOT_FILES, ...(await bootEntries(root))]) {
     const { path } = bootFile;
