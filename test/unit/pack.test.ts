@@ -5,6 +5,7 @@ import { expect } from "chai";
 import { execa } from "execa";
 import { main } from "../../provider/src/cli/vc";
 import { memorySite } from "../../provider/src/drivers/memory/site";
+import { withExport } from "../../provider/src/images/disk/export";
 import { fetchImage } from "../../provider/src/images/repository/fetch";
 import { packDisk, partSuffixes } from "../../provider/src/images/repository/pack-disk";
 import { findImage, namesIn } from "../../provider/src/images/repository/repository";
@@ -216,6 +217,20 @@ describe("vc image", () => {
     expect(all.map(({ err }) => err).join()).to.match(/waiting for another process, which is writing into/);
     expect([...(await namesIn(images.repository)).keys()].sort()).to.deep.equal(["one", "three", "two"]);
     expect((await readdir(images.repository)).sort()).to.deep.equal(["one", "three", "two", "vcdb.txt"]);
+  });
+
+  it("refuses a disk that a machine is writing into", async () => {
+    await withExport({ file: frontend }, { offset: 0 }, async () => {
+      for (const how of [
+        ["pack", "demo", "--frontend", frontend],
+        ["build", "demo", "--from", frontend],
+      ]) {
+        const { code, err } = await vc(...how, "--into", images.repository);
+        expect(code).to.equal(1);
+        expect(err).to.match(/disk \/.*: is in use: a machine that runs writes into it\. Shut the machine down/);
+      }
+    });
+    expect((await pack("--frontend", frontend)).code).to.equal(0);
   });
 
   it("says what a repository is that can't be written", async () => {

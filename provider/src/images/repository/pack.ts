@@ -5,6 +5,7 @@ import { NotFound } from "../../drivers/errors";
 import { reporting } from "../../drivers/transfer";
 import { DEFAULT_DIALECT } from "../../vc-out/vc-out";
 import { isSameFile } from "../disk/bytes";
+import { refuseInUse } from "../disk/in-use";
 import { examineDisk } from "../examine";
 import { FORMAT_VERSION } from "./manifest";
 import { type PackedFiles, packDisk } from "./pack-disk";
@@ -73,6 +74,7 @@ async function examined({ frontend, compute = frontend }: Packing) {
     await stat(file).catch((error: NodeJS.ErrnoException) => {
       throw new NotFound(`disk ${file}`, `can't be read (${error.code})`, "Name a RAW disk's file");
     });
+    await refuseInUse(file);
     const { reads = "vc-out.xml", vcOutDialect = DEFAULT_DIALECT } = await examineDisk(resolve(file));
     return { reads, ...(reads === "vc-out.xml" && { vcOutDialect }) };
   };
