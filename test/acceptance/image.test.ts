@@ -41,7 +41,7 @@ describe("an image that was packed, served over http", function () {
     const again = await world.pulumi(["up", "--yes", "--expect-no-changes", "--stack", "http"]);
     expect(again.all).to.match(/unchanged/);
     expect(disks()).to.deep.equal(fetched);
-    expect((await world.vc("cache", "list")).all).to.match(/^\d MiB .* image shared: frontend\.raw from http:/m);
+    expect((await world.vc("cache", "list")).all).to.match(/^\d MiB .* image shared: shared-frontend\.raw from http:/m);
 
     await world.pulumi(["destroy", "--yes", "--stack", "http"]);
     expect((await world.vc("cache", "prune", "--all")).all).to.match(/Removed 1 file/);

@@ -139,7 +139,7 @@ describe("a cluster of booted guests, in the long run", function () {
     );
     const bases = (await world.leftovers()).filter((name) => /^vc-base-.*\.raw$/.test(name)).sort();
     const disks = [join(args.repository, "blue", "frontend.raw"), join(args.repository, "green", "compute.raw")];
-    const digests = await Promise.all(disks.map(digestOf));
+    const digests = await Promise.all(disks.map((disk) => digestOf(disk)));
     expect(bases).to.deep.equal(digests.map((digest) => `vc-base-${digest}.raw`).sort());
     args = { ...args, image: "green" };
     await life.change(args);

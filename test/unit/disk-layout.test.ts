@@ -271,6 +271,14 @@ describe("what a disk's bytes say", () => {
       expect(found.problems.map(({ text }) => text)).to.deep.equal(["has a protective MBR without a GPT"]);
     });
 
+    it("without its protective MBR is an error of its own, and has no partitions", async () => {
+      const file = await makeDisk(at("disk"), { table: "gpt" });
+      await patch(file, 510, Buffer.alloc(2));
+      const { partitions, problems } = await table(file);
+      expect(partitions).to.deep.equal([]);
+      expect(problems.map(({ text }) => text)).to.deep.equal(["has a GPT without the protective MBR before it"]);
+    });
+
     it("with absurdly many entries, or absurdly large ones, is refused before they are read", async () => {
       for (const [at80, at84] of [
         [0xffffffff, 128],

@@ -1,12 +1,13 @@
 import { createHash } from "node:crypto";
 import { copyFile, mkdir, mkdtemp, open, readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
 import { InvalidImage } from "../../provider/src/drivers/errors";
 import { digestOf, locateDisk } from "../../provider/src/images/disk/digests";
 import { examineDisk } from "../../provider/src/images/examine";
+import { ExtFileSystem } from "../../provider/src/images/root/file-system";
 import { makeFakeDisk } from "../conformance/fake-guest";
 import { initramfs } from "./disk-corpus";
 
@@ -56,6 +57,20 @@ describe("a disk", () => {
       });
       await execa("mke2fs", ["-q", "-F", "-t", "ext4", "-E", `offset=${MIB}`, file, "14336k"], { env: SBIN });
     });
+
+  it("whose file system keeps small files in their inodes gives them without what there is room for", async () => {
+    const file = await changed(async (disk) => {
+      const options = ["-q", "-F", "-t", "ext4", "-I", "512", "-O", "inline_data", "-E", `offset=${MIB}`];
+      await execa("mke2fs", [...options, disk, "14336k"], { env: SBIN });
+      const commands = [join(folder, "short"), join(folder, "zeros")].map((from) => `write ${from} ${basename(from)}`);
+      await writeFile(join(folder, "short"), "/dev/vda1 /\n");
+      await writeFile(join(folder, "zeros"), Buffer.alloc(3));
+      await execa("debugfs", ["-w", "-f", "-", `${disk}?offset=${MIB}`], { input: commands.join("\n"), env: SBIN });
+    });
+    const root = new ExtFileSystem(file, MIB);
+    expect(await root.read("/short")).to.equal("/dev/vda1 /\n");
+    expect(await root.readBytes("/zeros")).to.deep.equal(Buffer.alloc(3));
+  });
 
   it("that is a folder is refused", async () => {
     const refusal = await examineDisk(folder).catch((error: unknown) => error);
@@ -199,7 +214,7 @@ describe("a disk", () => {
     it("which no other disk's makes forgotten, looked at side by side", async () => {
       const files = Array.from({ length: 8 }, (_, index) => join(folder, `parallel-${index}.raw`));
       await Promise.all(files.map((file) => writeFile(file, file)));
-      const digests = await Promise.all(files.map(digestOf));
+      const digests = await Promise.all(files.map((file) => digestOf(file)));
       expect(await Promise.all(digests.map(locateDisk))).to.deep.equal(files);
     });
   });

@@ -1,15 +1,18 @@
 import { createHash } from "node:crypto";
-import { readFile, rm, stat, symlink, truncate, utimes, writeFile } from "node:fs/promises";
+import { link, mkdir, readFile, rm, stat, symlink, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { expect } from "chai";
+import { execa } from "execa";
 import { InvalidImage, NotFound, type VirtualClusterError } from "../../provider/src/drivers/errors";
+import { prepareImage } from "../../provider/src/images/prepare";
 import { fetchImage } from "../../provider/src/images/repository/fetch";
 import { findImage } from "../../provider/src/images/repository/repository";
 import { unpack } from "../../provider/src/images/repository/unpack";
 import { failure } from "../failure";
 import { file, ImageFolder, vcIn } from "./image-folder";
 
+const VC = join(__dirname, "..", "..", "provider", "vc.mjs");
 const MIB = 1024 * 1024;
 const sha256 = (bytes: Buffer) => createHash("sha256").update(bytes).digest("hex");
 const told = (bytes: Buffer) => ({ size: bytes.length, sha256: sha256(bytes) });
@@ -61,10 +64,29 @@ describe("fetching an image from a folder", () => {
     });
   }
 
+  it("calls a disk that can't be run by its name in the image, not in the cache", async () => {
+    await images.put(vcIn({ disk: "d.raw.gz" }), { "d.raw.gz": PACKED });
+    expect((await failure(prepareImage(await fetchDemo(), quiet))).message).to.match(
+      /^image demo: its frontend's disk d\.raw\.gz from \/.*\/demo\/d\.raw\.gz: has no partition table/,
+    );
+  });
+
   it("leaves a RAW disk where it is", async () => {
     await images.put(vcIn({ disk: "d.raw" }), { "d.raw": DISK });
     expect((await fetchDemo()).frontendDisk).to.equal(join(images.repository, "demo", "d.raw"));
     expect(await images.kept()).to.deep.equal([]);
+  });
+
+  it("takes two names of one RAW file for one disk", async () => {
+    await images.put(vcIn({ disk: "d.raw" }, { disk: "e.raw" }), { "d.raw": DISK });
+    const [d, e] = ["d.raw", "e.raw"].map((name) => join(images.repository, "demo", name)) as [string, string];
+    for (const same of [link, symlink]) {
+      await same(d, e);
+      expect(await fetchDemo()).to.include({ frontendDisk: d, computeDisk: d });
+      await rm(e);
+    }
+    await writeFile(e, DISK);
+    expect(await fetchDemo()).to.include({ frontendDisk: d, computeDisk: e });
   });
 
   it("has one file of two disks with the same content, and two of two", async () => {
@@ -194,6 +216,39 @@ describe("fetching an image from a folder", () => {
     const error = await failure(findImage(images.repository, "demo"));
     expect(error).to.be.instanceOf(NotFound);
     expect(error.message).to.include("d.gz.b");
+  });
+
+  it("stops before the disk is full", async function () {
+    const place = join(images.folder, "small");
+    await mkdir(place);
+    await images.put(vcIn({ disk: "d.raw.gz" }), { "d.raw.gz": PACKED });
+    const script = `mount -t tmpfs -o size="$1" tmpfs '${place}' && "$2" "$3" image check "$4"; code=$?; find '${place}'; exit $code`;
+    const within = (size: string) =>
+      execa(
+        "unshare",
+        [
+          "--map-root-user",
+          "--mount",
+          "sh",
+          "-c",
+          script,
+          "sh",
+          size,
+          process.execPath,
+          VC,
+          `${images.repository}/demo`,
+        ],
+        { reject: false, env: { VIRTUAL_CLUSTER_HOME: place } },
+      );
+    const small = await within("300M");
+    if (/unshare failed|unshare: /.test(small.stderr)) {
+      this.skip();
+    }
+    expect(small.stderr).to.match(
+      /^vc: the disk of .*\/small\/cache\/images\/[0-9a-f]{64}: only (29\d|300) MiB are free\. Make room/,
+    );
+    expect(small.stdout).not.to.match(/\/disk$/m);
+    expect((await within("400M")).stdout).to.match(/^frontend and compute: d\.raw\.gz from/m);
   });
 
   it("refuses parts that lead out of the repository", async () => {

@@ -1,6 +1,7 @@
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer as createTlsServer, type ServerOptions } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 
@@ -23,18 +24,20 @@ export class FileServer implements AsyncDisposable {
   private constructor(
     private readonly server: Server,
     private readonly folder: string,
+    private readonly scheme: "http" | "https",
   ) {}
 
-  static async of(folder: string): Promise<FileServer> {
-    const server = createServer();
-    const files = new FileServer(server, folder);
+  /** @param tls its key and certificate, where it is an https server */
+  static async of(folder: string, tls?: ServerOptions): Promise<FileServer> {
+    const server = tls ? createTlsServer(tls) : createServer();
+    const files = new FileServer(server, folder, tls ? "https" : "http");
     server.on("request", (request, response) => void files.serve(request, response));
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     return files;
   }
 
   get url(): string {
-    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+    return `${this.scheme}://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
   }
 
   /** Paths that were read, heads left out. */

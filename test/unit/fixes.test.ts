@@ -1,11 +1,11 @@
-import { cp, mkdir, mkdtemp, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { expect } from "chai";
 import { execa } from "execa";
 import { hashOf } from "../../provider/src/images/disk/digests";
 import { withDisk } from "../../provider/src/images/examine";
-import { BOOT_FILES, CONSOLE, fixBootFile } from "../../provider/src/images/fixes/boot-files";
+import { BOOT_FILES, bootEntry, CONSOLE, fixBootFile } from "../../provider/src/images/fixes/boot-files";
 import type { DiskNames } from "../../provider/src/images/fixes/disk-names";
 import { copyFixed } from "../../provider/src/images/fixes/fixed-disk";
 import { type Fixes, findFixes } from "../../provider/src/images/fixes/fixes";
@@ -100,6 +100,36 @@ describe("a boot loader's file of another machine", () => {
     });
   }
 
+  const BLS: ReadonlyArray<readonly [path: string, before: string, after: string]> = [
+    [
+      "/boot/grub2/grub.cfg",
+      '  set kernelopts="root=/dev/xvda1 ro quiet "',
+      `  set kernelopts="root=UUID=${ROOT_UUID} ro quiet ${CONSOLE} "`,
+    ],
+    [
+      "/boot/grub2/grub.cfg",
+      'set default_kernelopts="root=LABEL=root"',
+      `set default_kernelopts="root=LABEL=root ${CONSOLE}"`,
+    ],
+    ["/etc/kernel/cmdline", "root=UUID=gone ro", `root=UUID=${ROOT_UUID} ro ${CONSOLE}`],
+    ["/boot/extlinux.conf", "append root=/dev/sda1 console=ttyS0", `append root=UUID=${ROOT_UUID} console=ttyS0`],
+  ];
+  for (const [path, before, after] of BLS) {
+    it(`${path}: ${before.trim()}`, () => {
+      expect(fixed(path, before)).to.equal(after);
+    });
+  }
+
+  it("keeps an environment block of GRUB as long as it was, and leaves entries alone that take their arguments from there", () => {
+    const header = "# GRUB Environment Block\nsaved_entry=x\n";
+    const block = `${header}kernelopts=root=/dev/hda1 ro \n`.padEnd(1024, "#");
+    const after = fixed("/boot/grub2/grubenv", block) ?? "";
+    expect(after).to.have.length(1024);
+    expect(after).to.match(new RegExp(`^${header}kernelopts=root=UUID=${ROOT_UUID} ro ${CONSOLE} \n#+$`));
+    const entry = "linux /vmlinuz-4.18\noptions $kernelopts $tuned_params\n";
+    expect(fixBootFile(entry, bootEntry("a.conf"), DISK, true).said).to.deep.equal([]);
+  });
+
   it("names the device where the kernel has no initrd to look for a UUID", () => {
     expect(fixed("/boot/grub/menu.lst", `kernel /vmlinuz root=UUID=${ROOT_UUID} console=ttyS0`, false)).to.equal(
       "kernel /vmlinuz root=/dev/vda1 console=ttyS0",
@@ -175,7 +205,7 @@ describe("a disk that would not boot here", () => {
     const menu = `menuentry für {\n\tlinux /boot/vmlinuz-6.1.0-10 root=/dev/hda1 ${CONSOLE}\n}\n`;
     await makeDisk({ ...KERNEL, ...XEN, "boot/grub2/grub.cfg": Buffer.from(menu, "latin1") });
     const fixes = await fixesOf(disk);
-    expect(fixes).to.include({ bootLoader: "/boot/grub2" });
+    expect(fixes.bootLoader?.folder).to.equal("/boot/grub2");
     const copy = join(folder, "copy.raw");
     await copyFixed(disk, copy, fixes);
     expect(await new ExtFileSystem(copy, MIB).readBytes("/boot/grub2/grub.cfg")).to.deep.equal(
@@ -188,7 +218,49 @@ describe("a disk that would not boot here", () => {
     expect((await fixesOf(disk)).hopeless).to.match(/no kernel/);
     await rm(join(folder, "tree"), { recursive: true });
     await makeDisk({ ...KERNEL, ...XEN }, "label: gpt\nstart=2048, type=linux\n");
-    expect((await fixesOf(disk)).hopeless).to.match(/only in an MBR/);
+    expect((await fixesOf(disk)).hopeless).to.equal("its GPT has no BIOS boot partition for one");
+    const esp = "label: gpt\n1: start=2048, size=40960, type=linux\n15: start=43008, size=4096, type=uefi\n";
+    await makeDisk({ ...KERNEL, ...XEN }, esp);
+    expect((await fixesOf(disk)).hopeless).to.match(/no BIOS boot partition for one: it starts by UEFI/);
+  });
+
+  it("gets its boot loader into the partition that a GPT has for it", async () => {
+    const type = "21686148-6449-6E6F-744E-656564454649";
+    await makeDisk(
+      { ...KERNEL, ...XEN },
+      `label: gpt\n1: start=2048, size=40960, type=linux\n14: start=45056, size=4096, type=${type}\n`,
+    );
+    const fixes = await fixesOf(disk);
+    expect(fixes.said.at(-1)).to.equal("it has no boot loader: GRUB is written into its partition 14");
+    const copy = join(folder, "copy.raw");
+    await copyFixed(disk, copy, fixes);
+    const bytes = await readFile(copy);
+    expect(bytes.readBigUInt64LE(0x5c)).to.equal(45056n);
+    const core = bytes.subarray(45056 * 512);
+    expect(core.readBigUInt64LE(512 - 12)).to.equal(45057n);
+    await execa("sgdisk", ["--verify", copy]).then(({ stdout }) => expect(stdout).to.match(/No problems found/));
+    expect(await fixesOf(copy)).to.deep.include({ said: [], changes: [] });
+  });
+
+  it("gets a menu of its own where its GRUB alone reads entries of the Boot Loader Specification", async () => {
+    await makeDisk({ ...KERNEL, ...XEN, "etc/fstab": "", "boot/grub2/grub.cfg": "insmod blscfg\nblscfg\n" });
+    const fixes = await fixesOf(disk);
+    expect(fixes.bootLoader?.folder).to.equal("/boot/grub");
+    const [menu] = fixes.changes.filter(({ path }) => path === "/boot/grub/grub.cfg");
+    // Nothing in it would mount the root to be written into.
+    expect(menu && "content" in menu ? menu.content : "").to.match(/ root=UUID=\S+ rw console/);
+  });
+
+  it("keeps a root by its UUID where kernels and initramfs are in a partition of their own", async () => {
+    const cmdline = `root=UUID=${ROOT_UUID} ro console=ttyS0\n`;
+    await makeDisk({
+      ...XEN,
+      "etc/fstab": `UUID=${ROOT_UUID} / ext4 defaults 0 1\nLABEL=boot /boot ext4 nofail 0 2\n`,
+      "etc/kernel/cmdline": cmdline,
+    });
+    const { said, hopeless } = await fixesOf(disk);
+    expect(said).to.deep.equal([]);
+    expect(hopeless).to.match(/no kernel in the \/boot of its root file system/);
   });
 
   it("follows no link that the disk has in the place of a file", async () => {

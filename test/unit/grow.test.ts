@@ -5,12 +5,12 @@ import { expect } from "chai";
 import { execa } from "execa";
 import { injectInto, withOverlay } from "../../provider/src/images/disk/overlay";
 import { ExtFileSystem } from "../../provider/src/images/root/file-system";
+import type { RootPlace } from "../../provider/src/images/root/root";
+import { failure } from "../failure";
 
 const MIB = 1024 * 1024;
 const BASE_MIB = 32;
 const ROOT: RootPlace = { offset: MIB, kind: "ext" };
-
-import type { RootPlace } from "../../provider/src/images/root/root";
 
 interface Table {
   readonly partitions: Array<{ readonly start: number; readonly size: number }>;
@@ -89,5 +89,12 @@ describe("a node's disk that is larger than its image", () => {
     await truncate(base, (BASE_MIB + 1) * MIB);
     const { blocks } = await grown(BASE_MIB + 2);
     expect(blocks).to.be.within(32, 33);
+  });
+
+  it("is refused where its file system can't be grown, in words", async () => {
+    await makeBase("label: dos\nstart=2048, type=83\n", ["-O", "bigalloc", "-C", "65536"]);
+    expect((await failure(grown(64))).message).to.match(
+      /^growing the file system of the node's disk: Resizing bigalloc file systems has not.* Leave the disk's size out/,
+    );
   });
 });

@@ -4,6 +4,7 @@ import type { ServerResponse } from "node:http";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { expect } from "chai";
+import { execa } from "execa";
 import {
   Denied,
   InvalidImage,
@@ -26,6 +27,7 @@ const NOISE = Buffer.concat(
 );
 const DISK = Buffer.concat([NOISE, Buffer.alloc(4 * MIB)]);
 const PACKED = gzipSync(DISK, { level: 1 });
+const VC = join(__dirname, "..", "..", "provider", "vc.mjs");
 const DISK_PATH = "/demo/d.raw.gz";
 
 describe("a repository over http", () => {
@@ -54,6 +56,32 @@ describe("a repository over http", () => {
 
   it("lists its names", async () => {
     expect([...(await namesIn(`${server.url}/`)).keys()]).to.deep.equal(["demo"]);
+  });
+
+  it("is read over https where its certificate is known, and refused where it isn't", async () => {
+    const [key, cert] = [join(images.folder, "key.pem"), join(images.folder, "cert.pem")];
+    await execa("openssl", [
+      ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"],
+      ...["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+    ]);
+    await using secure = await FileServer.of(images.repository, {
+      key: await readFile(key),
+      cert: await readFile(cert),
+    });
+    // Node.js reads the variable when it starts.
+    const show = (env: Record<string, string>, url = secure.url) =>
+      execa(process.execPath, [VC, "image", "show", "demo", "--repository", url], { reject: false, env });
+    const refused = await show({});
+    expect(refused.exitCode).to.equal(1);
+    expect(refused.stderr).to.match(
+      /^vc: repository https:.*: https:\/\/127\.0\.0\.1:\d+ shows a certificate that isn't trusted here \(self-signed certificate\)\. Set NODE_EXTRA_CA_CERTS/,
+    );
+    expect(secure.asked).to.deep.equal([]);
+    const { exitCode, stdout } = await show({ NODE_EXTRA_CA_CERTS: cert });
+    expect(exitCode).to.equal(0);
+    expect(stdout).to.match(/^frontend .* d\.raw\.gz/m);
+    const another = await show({ NODE_EXTRA_CA_CERTS: cert }, secure.url.replace("127.0.0.1", "localhost"));
+    expect(another.stderr).to.match(/isn't trusted here \(Hostname\/IP does not match certificate's altnames/);
   });
 
   it("is found without its disks being fetched, and fetched once", async () => {

@@ -118,6 +118,11 @@ describe("vc image check", () => {
 
   const trees: Record<string, [string, Tree, RegExp?]> = {
     "has no init": ["error root-tree", { "sbin/init": undefined, "lib/systemd/systemd": undefined }, /lacks an init/],
+    "has an /etc that leads to itself": [
+      "error root-tree",
+      { "etc/fstab": undefined, "etc/shadow": undefined, etc: "→ etc" },
+      /lacks \/etc with/,
+    ],
     "is for another processor": ["error x86-64", { "lib/systemd/systemd": elf(183) }, /aarch64/],
     "mounts a disk that isn't there": ["error fstab-devices", fstab("/dev/vdb1 /data ext4 defaults 0 0"), /vdb1/],
     "mounts a partition that isn't there": ["error fstab-devices", fstab("/dev/vda7 /data ext4 defaults 0 0")],
@@ -202,7 +207,13 @@ describe("vc image check", () => {
   it("says that an image has an initramfs without virtio, however many it has", async () => {
     const without = await initramfs({ modules: ["ata/ahci.ko"], compress: ["gzip", "-c"] });
     const files = { [INITRD]: without, "boot/initrd.img-5": without };
-    expect(found(await check({ files }))).to.deep.equal(["error virtio-initramfs"]);
+    expect(found(await check({ files }))).to.deep.equal(["error disk-initramfs"]);
+    // From that it starts here, and calls its disk so.
+    const sata = await initramfs({ modules: ["ata/ahci.ko", "scsi/sd_mod.ko"] });
+    const named = { ...files, "boot/initrd.img-4": sata, "etc/fstab": "/dev/vda1 / ext4 defaults 0 1\n" };
+    const report = await check({ files: named });
+    expect(found(report)).to.deep.equal(["error fstab-names", "warning virtio-initramfs"]);
+    expect(JSON.stringify(report)).to.match(/the machine calls \/dev\/sda1/);
     const withIt = await initramfs({ modules: ["block/virtio_blk.ko"] });
     expect(found(await check({ files: { ...files, "boot/initrd.img-6": withIt } }))).to.deep.equal([]);
   });
@@ -449,7 +460,7 @@ describe("vc image check", () => {
         await writeFile(join(folder, "vc-in.xml"), vcIn(2, 1).replaceAll(/(frontend|compute)\.raw/g, "disk.raw.gz"));
         const { code, out } = await vc(join(folder, "vc-in.xml"));
         expect(code).to.equal(0);
-        expect(out).to.match(/\nfrontend and compute: .*\/home\/cache\/.*\n {2}RAW, 24 MiB/);
+        expect(out).to.match(/\nfrontend and compute: disk\.raw\.gz from .*\/packed\/disk\.raw\.gz\n {2}RAW, 24 MiB/);
       } finally {
         if (homeBefore === undefined) {
           delete process.env.VIRTUAL_CLUSTER_HOME;
@@ -466,11 +477,20 @@ describe("vc image check", () => {
         ["--compute", "x"],
         ["--nonsense"],
         ["demo", "--compute", "x"],
+        ["--frontend", ""],
+        [""],
+        [join(repository, "demo", "frontend.raw")],
       ]) {
         const { code, err } = await vc(...args);
         expect(code, args.join(" ")).to.equal(2);
         expect(err).to.match(/^vc: .*see `vc --help`/);
       }
+    });
+
+    it("takes an image's folder for its vc-in.xml", async () => {
+      const file = join(repository, "demo", "vc-in.xml");
+      await writeFile(file, vcIn(2, 1));
+      expect((await vc(join(repository, "demo"))).out).to.equal((await vc(file)).out);
     });
 
     it("says what isn't there", async () => {

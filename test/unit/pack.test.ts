@@ -5,6 +5,7 @@ import { expect } from "chai";
 import { execa } from "execa";
 import { main } from "../../provider/src/cli/vc";
 import { memorySite } from "../../provider/src/drivers/memory/site";
+import { withExport } from "../../provider/src/images/disk/export";
 import { fetchImage } from "../../provider/src/images/repository/fetch";
 import { packDisk, partSuffixes } from "../../provider/src/images/repository/pack-disk";
 import { findImage, namesIn } from "../../provider/src/images/repository/repository";
@@ -51,7 +52,12 @@ describe("vc image", () => {
     const { code, out } = await pack("--frontend", frontend, "--compute", compute, "--cpus", "2", "--memory", "1024");
     expect(code).to.equal(0);
     expect(out).to.match(/^demo: 32 MiB of disks packed into 1 MiB in .*\/images\/demo$/);
-    expect(await filesOf()).to.deep.equal(["compute.raw.gz", "frontend.raw.gz", "manifest.json", "vc-in.xml"]);
+    expect(await filesOf()).to.deep.equal([
+      "demo-compute.raw.gz",
+      "demo-frontend.raw.gz",
+      "manifest.json",
+      "vc-in.xml",
+    ]);
     const found = await findImage(images.repository, "demo");
     expect(found.vcIn.frontend).to.deep.include({ nics: 2, shape: { cpus: 1, memory: 512 } });
     expect(found.vcIn.compute).to.deep.include({ nics: 1, shape: { cpus: 2, memory: 1024 } });
@@ -64,12 +70,18 @@ describe("vc image", () => {
     expect((await stat(join(images.repository, "demo"))).mode & 0o777).to.equal(0o755);
   });
 
-  it("packs one disk of both once, also under two names", async () => {
+  it("packs one disk of both once, also under two names, into files for each that share their bytes", async () => {
     await symlink(frontend, compute.replace("compute", "same"));
-    await pack("--frontend", frontend, "--compute", compute.replace("compute", "same"));
-    expect(await filesOf()).to.deep.equal(["frontend.raw.gz", "manifest.json", "vc-in.xml"]);
+    const { out } = await pack("--frontend", frontend, "--compute", compute.replace("compute", "same"));
+    expect(out).to.match(/^demo: 16 MiB of disks/);
+    const files = ["demo-compute.raw.gz", "demo-frontend.raw.gz"];
+    expect(await filesOf()).to.deep.equal([...files, "manifest.json", "vc-in.xml"]);
+    const [one, other] = await Promise.all(files.map((name) => stat(join(images.repository, "demo", name))));
+    expect(one?.ino).to.equal(other?.ino);
     const found = await findImage(images.repository, "demo");
-    expect(found.compute).to.equal(found.frontend);
+    const { frontendDisk, computeDisk } = await fetchImage(found, () => undefined);
+    expect(computeDisk).to.equal(frontendDisk);
+    expect(await images.kept()).to.have.length(1);
     expect(found.manifest).to.deep.include({ reads: "vc-out.xml", vcOutDialect: "B" });
   });
 
@@ -102,12 +114,12 @@ describe("vc image", () => {
 
   it("splits what is to be split, in parts that old tools put together with cat and gunzip", async () => {
     await pack("--frontend", frontend, "--split", "4K");
-    const parts = (await filesOf()).filter((name) => name.startsWith("frontend.raw.gz."));
+    const parts = (await filesOf()).filter((name) => name.startsWith("demo-frontend.raw.gz."));
     expect(parts.length).to.be.above(2);
     const text = (await packed("vc-in.xml")).toString();
     const listed = [...text.matchAll(/<part>(.*?)<\/part>/g)].map(([, name]) => name);
     // Once for tools that look into the node part, once for those that look into <files>.
-    expect(listed).to.deep.equal([...parts, ...parts]);
+    expect(listed.filter((name) => name?.includes("frontend"))).to.deep.equal([...parts, ...parts]);
     const raw = join(images.folder, "by-hand.raw");
     await execa("sh", ["-c", `cat "$@" | gunzip -f >'${raw}'`, "sh", ...parts], {
       cwd: join(images.repository, "demo"),
@@ -185,16 +197,53 @@ describe("vc image", () => {
     const { out } = await vc("show", "demo", "--repository", images.repository);
     expect(out).to.match(/^Image demo\nReads: what its disks show\nMade for: private network 10\.1\.1\.1, netmask/);
     expect(out).to.match(
-      /^frontend {2}1 {5}512 MiB {2}2 {5}frontend\.raw {2}16 MiB {2}1 MiB {3}gzip, \d+ parts {2}[0-9a-f]{64}$/m,
+      /^frontend {2}1 {5}512 MiB {2}2 {5}demo-frontend\.raw {2}16 MiB {2}1 MiB {3}gzip, \d+ parts {2}[0-9a-f]{64}$/m,
     );
     const shown = JSON.parse((await vc("show", "demo", "--repository", images.repository, "--json")).out);
     expect(shown.compute).to.deep.include({ nics: 1, cpus: 1, memory: 512 });
-    expect(shown.compute.disk.parts[0]).to.deep.include({ name: "compute.raw.gz.a", size: 4096 });
+    expect(shown.compute.disk.parts[0]).to.deep.include({ name: "demo-compute.raw.gz.a", size: 4096 });
     await images.put(vcIn({ disk: "x.gz" }), { "x.gz": "?" });
     expect((await vc("show", "demo", "--repository", images.repository)).out).to.match(
       /x\.gz {2}- {5}1 MiB {3}gzip {2}-$/m,
     );
     expect((await vc("show", "dem", "--repository", images.repository)).err).to.match(/Did you mean demo\?/);
+  });
+
+  it("packs two at a time into one repository, one after the other", async () => {
+    const all = await Promise.all(
+      ["one", "two", "three"].map((name) => vc("pack", name, "--frontend", frontend, "--into", images.repository)),
+    );
+    expect(all.map(({ code }) => code)).to.deep.equal([0, 0, 0]);
+    expect(all.map(({ err }) => err).join()).to.match(/waiting for another process, which is writing into/);
+    expect([...(await namesIn(images.repository)).keys()].sort()).to.deep.equal(["one", "three", "two"]);
+    expect((await readdir(images.repository)).sort()).to.deep.equal(["one", "three", "two", "vcdb.txt"]);
+  });
+
+  it("refuses a disk that a machine is writing into", async () => {
+    await withExport({ file: frontend }, { offset: 0 }, async () => {
+      for (const how of [
+        ["pack", "demo", "--frontend", frontend],
+        ["build", "demo", "--from", frontend],
+      ]) {
+        const { code, err } = await vc(...how, "--into", images.repository);
+        expect(code).to.equal(1);
+        expect(err).to.match(/disk \/.*: is in use: a machine that runs writes into it\. Shut the machine down/);
+      }
+    });
+    expect((await pack("--frontend", frontend)).code).to.equal(0);
+  });
+
+  it("says what a repository is that can't be written", async () => {
+    const file = join(images.folder, "file");
+    await writeFile(file, "");
+    for (const into of [file, join(file, "deeper")]) {
+      const { code, err } = await vc("pack", "demo", "--frontend", frontend, "--into", into);
+      expect(code).to.equal(1);
+      expect(err).to.match(/^vc: the repository .*: it can't be written \((EEXIST|ENOTDIR)\)\. Name a folder/);
+    }
+    expect((await vc("build", "../x", "--packages", "bc", "--into", images.repository)).err).to.match(
+      /^vc: image "\.\.\/x": can't be called that/,
+    );
   });
 
   it("refuses names, sizes and disks that can't be", async () => {
@@ -204,6 +253,8 @@ describe("vc image", () => {
     expect((await pack("--frontend", frontend, "--split", "1")).code).to.equal(2);
     expect((await pack("--frontend", frontend, "--cpus", "0")).code).to.equal(2);
     expect((await pack()).code).to.equal(2);
+    expect((await pack("--frontend", "")).code).to.equal(2);
+    expect((await vc("pack", "demo", "--frontend", frontend, "--into", "")).code).to.equal(2);
     expect((await pack("--frontend", "/nonexistent")).err).to.match(
       /^vc: disk \/nonexistent: can't be read \(ENOENT\)\./,
     );

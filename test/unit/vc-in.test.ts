@@ -33,6 +33,18 @@ describe("a vc-in.xml", () => {
     }
   });
 
+  it("may list files that are no disks, and leave out a name that the part tells, as PRAGMA's own example does", () => {
+    const files = `<files>
+      ${file("splited_gzip", "fe.raw", "fe.raw.gz.a", "fe.raw.gz.b")}
+      <file type="gzip"><part>node.raw.gz</part></file>
+      <file type="raw"><part>dummy.py</part></file>
+      ${file("splited", "copy.raw", "copy.raw.a", "copy.raw.b")}
+    </files>`;
+    const { frontend, compute } = parseVcIn(vcIn({ disk: "fe.raw" }, { disk: "node.raw" }, files), "here");
+    expect(frontend.disk).to.deep.equal(packed("fe.raw", true, "fe.raw.gz.a", "fe.raw.gz.b"));
+    expect(compute.disk).to.deep.equal(packed("node.raw", true, "node.raw.gz"));
+  });
+
   it("gives computes the packing of the frontend's disk where that is theirs", () => {
     const text = vcIn({ disk: "d.raw", beside: file("gzip", "d.raw", "d.raw.gz") }, { disk: "d.raw" });
     expect(parseVcIn(text, "here").compute.disk).to.deep.equal(packed("d.raw", true, "d.raw.gz"));

@@ -6,6 +6,7 @@ import { InvalidImage } from "../drivers/errors";
 import { withBytes } from "../images/disk/bytes";
 import { containerOf } from "../images/disk/container";
 import { hashOf } from "../images/disk/digests";
+import { refuseInUse } from "../images/disk/in-use";
 import type { GuestChange } from "../images/disk/inject";
 import { readQcow2Header } from "../images/disk/qcow2";
 import { examineDisk, withDisk } from "../images/examine";
@@ -68,7 +69,7 @@ export async function convertImage(conversion: Conversion, progress: Progress): 
       throw error instanceof InvalidImage ? new InvalidImage(`disk ${from}`, error.detail, error.hint) : error;
     });
     tell("working out its checksum");
-    const content = { size: examined.size, sha256: await hashOf(disk) };
+    const content = { size: examined.size, sha256: await hashOf(disk, `image ${vcName}`, progress) };
     const manifest = { formatVersion: FORMAT_VERSION, disks: { [DISK]: content }, files: { [DISK]: content } };
     const node = { disk: { name: DISK, parts: [DISK], isGzip: false }, shape };
     await writeFile(join(folder, "manifest.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
@@ -79,6 +80,7 @@ export async function convertImage(conversion: Conversion, progress: Progress): 
 /** By content and never by name; no other file is read, whatever the disk says. */
 async function copyRaw(from: string, to: string): Promise<void> {
   const container = await withBytes(from, containerOf);
+  await refuseInUse(from);
   if (container && (container.name !== "qcow2" || container.reads)) {
     const { name, reads, fix } = container;
     const more = reads ? `, and has its ${reads.what} ${JSON.stringify(reads.name)}` : "";

@@ -1,12 +1,12 @@
 import { createHash } from "node:crypto";
-import { access, chmod, link, mkdir, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { access, link, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname, join, relative, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { GUEST_FOLDER } from "../guest-folder";
 import { bootSector, installBootLoader } from "../images/disk/boot-loader";
 import { hashOf } from "../images/disk/digests";
-import { listImage } from "../images/repository/repository-folder";
+import { checkVcName, inRepository, listImage, settle } from "../images/repository/repository-folder";
 import { vcInText } from "../images/repository/vc-in-text";
 
 /** What an image is made of. */
@@ -91,14 +91,15 @@ export async function buildDebianImage(
   { folder, progress }: ImageBuildOptions,
 ): Promise<boolean> {
   const { vcName } = recipe;
+  checkVcName(vcName);
   const tell = (line: string) => progress(`Image ${vcName}: ${line}`);
   const target = join(folder, vcName);
   const digest = await recipeDigest(recipe);
   if (await isBuilt(target, digest)) return false;
 
-  await mkdir(folder, { recursive: true });
-  const workspace = await mkdtemp(join(folder, `.${vcName}-`));
-  try {
+  return inRepository(folder, tell, async (workspace) => {
+    // Another process may have built it while this one waited.
+    if (await isBuilt(target, digest)) return false;
     const disk = join(workspace, FRONTEND_DISK);
     tell("installing Debian packages (a minute or two)");
     await installSystem(recipe, disk, digest, tell);
@@ -110,16 +111,12 @@ export async function buildDebianImage(
     const content = await hashOf(disk);
     const manifest: Manifest = { recipe: digest, disks: { [FRONTEND_DISK]: content, [COMPUTE_DISK]: content } };
     await writeFile(join(workspace, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
-    // A new temporary folder is its maker's alone, but the site's processes read the disks.
-    await chmod(workspace, 0o755);
     await rm(target, { recursive: true, force: true });
-    await rename(workspace, target);
+    await settle(workspace, target);
     await listImage(folder, vcName, `${vcName}/vc-in.xml`);
     tell(`ready in ${target}`);
     return true;
-  } finally {
-    await rm(workspace, { recursive: true, force: true });
-  }
+  });
 }
 
 async function isBuilt(target: string, recipe: string): Promise<boolean> {
@@ -155,7 +152,7 @@ async function installSystem(
   digest: string,
   tell: (line: string) => void,
 ): Promise<void> {
-  const codename = await debianCodename();
+  const { codename, sources, settings } = await debianHere();
   const environment = {
     GUEST: GUEST_FOLDER,
     ...(script !== undefined && { SCRIPT: resolve(script) }),
@@ -176,12 +173,12 @@ async function installSystem(
       "mmdebstrap",
       ...["--mode=root", "--variant=apt", "--format=null", "--architectures=amd64", `--include=${packages.join(",")}`],
       ...PATH_FILTERS.map((filter) => `--dpkgopt=${filter}`),
-      ...(await aptSettings()).map((setting) => `--aptopt=${setting}`),
+      ...settings.map((setting) => `--aptopt=${setting}`),
       `--customize-hook=${customize}`,
       `--customize-hook=${MAKE_DISK}`,
       codename,
       "-",
-      ...(await debianSources(codename)),
+      ...sources,
     ]),
     { stdin: "ignore", stdout: "ignore", stderr: "pipe", buffer: false, reject: false },
   );
@@ -205,6 +202,16 @@ async function writePartitionTable(disk: string): Promise<void> {
   } finally {
     await file.close();
   }
+}
+
+/** This host's Debian: its release, its package sources as far as they are Debian's, and how its apt reaches them. */
+export async function debianHere(): Promise<{
+  readonly codename: string;
+  readonly sources: readonly string[];
+  readonly settings: readonly string[];
+}> {
+  const codename = await debianCodename();
+  return { codename, sources: await debianSources(codename), settings: await aptSettings() };
 }
 
 async function debianCodename(): Promise<string> {
@@ -239,7 +246,7 @@ async function aptSettings(): Promise<string[]> {
   return [...settings, 'Dir::Etc::netrc "/etc/apt/auth.conf";', 'Dir::Etc::netrcparts "/etc/apt/auth.conf.d";'];
 }
 
-function asRoot(command: readonly string[]): [file: string, args: string[]] {
+export function asRoot(command: readonly string[]): [file: string, args: string[]] {
   // Without these sudo would forget how this user reaches the network.
   const proxies = "http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY";
   const [file = "", ...args] = process.getuid?.() === 0 ? command : ["sudo", `--preserve-env=${proxies}`, ...command];

@@ -5,6 +5,7 @@ import { home } from "../home";
 import { checkImage } from "../images/standard/check";
 import { subjectIn } from "./image-check";
 import { reportText } from "./image-report";
+import { parsePath } from "./path-option";
 import { parseCount, parseSize } from "./sizes";
 import type { Fail, Terminal } from "./terminal";
 
@@ -45,9 +46,13 @@ export function addImageBuild(image: Command, terminal: Terminal, fail: Fail): v
     .option("--packages <list>", "packages of Debian, with commas in between", (list) =>
       list.split(",").filter(Boolean),
     )
-    .option("--script <file>", "a program to run inside, once they are installed")
-    .option("--from <file>", "a disk with an operating system, RAW or qcow2, instead of packages")
-    .option("--into <folder>", "the repository; it is made where there is none (default: the quickstart's images)")
+    .option("--script <file>", "a program to run inside, once they are installed", parsePath)
+    .option("--from <file>", "a disk with an operating system, RAW or qcow2, instead of packages", parsePath)
+    .option(
+      "--into <folder>",
+      "the repository; it is made where there is none (default: the quickstart's images)",
+      parsePath,
+    )
     .option("--size <size>", `the disk's, such as 4G (default: 2G, or that of the disk)`, parseSize)
     .option("--cpus <number>", "cpus that a node asks for, with --from", parseCount, 1)
     .option("--memory <MiB>", "memory that a node asks for, with --from", parseCount, 512)

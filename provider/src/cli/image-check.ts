@@ -1,4 +1,5 @@
-import { resolve } from "node:path";
+import { stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import type { Progress } from "../drivers/driver";
 import { InvalidImage } from "../drivers/errors";
@@ -11,10 +12,12 @@ import {
   findImage,
   findImageAt,
 } from "../images/repository/repository";
+import { MOST_TEXT } from "../images/repository/store";
 import { parseVcIn } from "../images/repository/vc-in";
 import { checkImage, type Subject } from "../images/standard/check";
 import { repositoryHere } from "./image-list";
 import { reportText } from "./image-report";
+import { parsePath } from "./path-option";
 import type { Fail, Terminal } from "./terminal";
 
 interface Options {
@@ -39,13 +42,14 @@ export function addImageCheck(image: Command, terminal: Terminal, fail: Fail): v
     .command("check")
     .summary("hold an image against the image standard")
     .description("Holds an image, or bare disks, against the rules of the virtual cluster image standard.")
-    .argument("[image]", "a vc name, or the path of a vc-in.xml (with a slash in it)")
+    .argument("[image]", "a vc name, or the path of a vc-in.xml or its folder (with a slash in it)", parsePath)
     .option(
       "--repository <repository>",
       "where the name is (default: that of this folder's stack, else the quickstart's)",
+      parsePath,
     )
-    .option("--frontend <file>", "a disk, instead of an image")
-    .option("--compute <file>", "another one for computes")
+    .option("--frontend <file>", "a disk, instead of an image", parsePath)
+    .option("--compute <file>", "another one for computes", parsePath)
     .option("--json", "print it for programs")
     .addHelpText("after", EXAMPLES)
     .action(async (name: string | undefined, options: Options, command: Command) => {
@@ -58,7 +62,13 @@ export function addImageCheck(image: Command, terminal: Terminal, fail: Fail): v
       if (name === undefined && options.repository !== undefined) {
         command.error("error: --repository goes with an image's name");
       }
-      const report = await checkImage(await subjectOf(name, options, terminal.err));
+      const subject = await subjectOf(name, options, terminal.err).catch(async (error: unknown) => {
+        if (name !== undefined && (await isTooLarge(name))) {
+          command.error(`error: ${name} is too large for a vc-in.xml: name a disk with --frontend`);
+        }
+        throw error;
+      });
+      const report = await checkImage(subject);
       terminal.out(options.json ? JSON.stringify(report, undefined, 2) : reportText(report));
       if (!report.conformant) {
         fail();
@@ -69,12 +79,21 @@ export function addImageCheck(image: Command, terminal: Terminal, fail: Fail): v
 async function subjectOf(name: string | undefined, options: Options, progress: Progress): Promise<Subject> {
   if (name === undefined) {
     const { frontend, compute } = options;
-    return { ...(frontend && { frontend: resolve(frontend) }), ...(compute && { compute: resolve(compute) }) };
+    return {
+      ...(frontend !== undefined && { frontend: resolve(frontend) }),
+      ...(compute !== undefined && { compute: resolve(compute) }),
+    };
   }
   if (name.includes("/")) {
-    return subjectAt(await describeAt(name), () => findImageAt(name), progress);
+    const file = (await stat(name).catch(() => undefined))?.isDirectory() ? join(name, "vc-in.xml") : name;
+    return subjectAt(await describeAt(file), () => findImageAt(file), progress);
   }
   return subjectIn(options.repository ?? (await repositoryHere()), name, progress);
+}
+
+async function isTooLarge(file: string): Promise<boolean> {
+  const found = await stat(file).catch(() => undefined);
+  return found?.isFile() === true && found.size > MOST_TEXT;
 }
 
 /** An image of a repository. */
@@ -91,8 +110,8 @@ async function subjectAt(
   if (!namesDisks(description)) {
     return { description };
   }
-  const { frontendDisk, computeDisk } = await fetchImage(await find(), progress);
-  return { description, frontend: frontendDisk, compute: computeDisk };
+  const { frontendDisk, computeDisk, names } = await fetchImage(await find(), progress);
+  return { description, frontend: frontendDisk, compute: computeDisk, names };
 }
 
 function namesDisks({ text, origin }: Description): boolean {

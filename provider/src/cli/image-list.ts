@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { home } from "../home";
 import { namesIn } from "../images/repository/repository";
+import { parsePath } from "./path-option";
 import { backendsHere, configurationHere } from "./site-option";
 import { alignColumns } from "./table";
 import { printable, type Terminal } from "./terminal";
@@ -19,7 +20,7 @@ export function addImageList(image: Command, terminal: Terminal): void {
     .command("list")
     .summary("list the images of a repository")
     .description("Lists the images of a repository by their vc names, each with where its vc-in.xml lies there.")
-    .argument("[repository]", "default: that of this folder's stack, else the quickstart's images")
+    .argument("[repository]", "default: that of this folder's stack, else the quickstart's images", parsePath)
     .option("--json", "print it for programs")
     .addHelpText("after", EXAMPLES)
     .action((repository: string | undefined, options: Options) => list(repository, options, terminal));

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { packImage } from "../images/repository/pack";
+import { parsePath } from "./path-option";
 import { mebibytes, parseCount, parseSize } from "./sizes";
 import type { Terminal } from "./terminal";
 
@@ -29,9 +30,9 @@ export function addImagePack(image: Command, { out, err }: Terminal): void {
     .summary("put an image into a repository, packed")
     .description("Packs the RAW disks of an image into a repository, from which other sites can take it.")
     .argument("<name>", "its vc name")
-    .requiredOption("--frontend <file>", "the frontend's disk")
-    .option("--compute <file>", "the computes' disk (default: the frontend's)")
-    .requiredOption("--into <folder>", "the repository; it is made where there is none")
+    .requiredOption("--frontend <file>", "the frontend's disk", parsePath)
+    .option("--compute <file>", "the computes' disk (default: the frontend's)", parsePath)
+    .requiredOption("--into <folder>", "the repository; it is made where there is none", parsePath)
     .option("--split <size>", "the most that a file may have, such as 1G (default: a file for each disk)", parseSize)
     .option("--cpus <number>", "cpus that a compute asks for", parseCount, 1)
     .option("--memory <MiB>", "memory that a compute asks for", parseCount, 512)

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { type FoundDisk, type FoundImage, findImage } from "../images/repository/repository";
 import type { VcInNode } from "../images/repository/vc-in";
 import { repositoryHere } from "./image-list";
+import { parsePath } from "./path-option";
 import { mebibytes } from "./sizes";
 import { alignColumns } from "./table";
 import { printable, type Terminal } from "./terminal";
@@ -27,6 +28,7 @@ export function addImageShow(image: Command, terminal: Terminal): void {
     .option(
       "--repository <repository>",
       "a folder or URL (default: that of this folder's stack, else the quickstart's)",
+      parsePath,
     )
     .option("--json", "print it for programs")
     .addHelpText("after", EXAMPLES)

@@ -285,6 +285,8 @@ export interface DiskImage {
   readonly rootOffset: number;
   /** Absent: ext2, ext3 or ext4. */
   readonly rootFileSystem?: "xfs" | "btrfs";
+  /** Whether its files have SELinux' labels. Absent: nobody asks for them. */
+  readonly isLabelled?: true;
   /** By which way the network contract reaches what is inside. Absent: `vc-out.xml`. */
   readonly reads?: NetworkContract;
   /** Whether something inside takes its vc-out.xml from an OpenNebula context disc. */

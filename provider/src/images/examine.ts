@@ -6,6 +6,7 @@ import { type DiskLayout, layoutOf, rootPlace } from "./disk/layout";
 import type { GuestFileSystem } from "./root/file-system";
 import { findNetworkReader } from "./root/network-reader";
 import { type RootPlace, withRoot } from "./root/root";
+import { isLabelled } from "./root/selinux";
 import { LAYOUT_RULES } from "./standard/layout";
 
 /** A disk whose root file system can be looked into. */
@@ -30,9 +31,10 @@ export async function withDisk<T>(file: string, use: (disk: OpenDisk) => Promise
       await refuseUnrunnable(file, layout);
       throw new InvalidImage(`disk ${file}`, "its first partition holds no root file system", "Copy one into it");
     }
-    return withRoot(file, place, async (root) =>
-      use({ file, bytes, layout, place, root, devices: await devicesFor(root) }),
-    );
+    return withRoot(file, place, async (root) => {
+      const labelled = (await isLabelled(root)) ? { ...place, isLabelled: true as const } : place;
+      return use({ file, bytes, layout, place: labelled, root, devices: await devicesFor(root) });
+    });
   });
 }
 
@@ -48,12 +50,13 @@ export function examineDisk(file: string): Promise<ExaminedDisk> {
 /** @throws InvalidImage for one that can't be run */
 export async function examine({ file, layout, place, root, devices }: OpenDisk): Promise<ExaminedDisk> {
   await refuseUnrunnable(file, layout);
-  const { offset, kind } = place;
+  const { offset, kind, isLabelled } = place;
   const reader = await findNetworkReader(root);
   return {
     size: layout.size,
     rootOffset: offset,
     ...(kind !== "ext" && { rootFileSystem: kind }),
+    ...(isLabelled && { isLabelled }),
     devices,
     ...reader,
   };

@@ -1,5 +1,6 @@
 import { stat } from "node:fs/promises";
 import type { DiskImage, ImageRecord, Progress } from "../drivers/driver";
+import { InvalidImage } from "../drivers/errors";
 import { digestOf } from "./disk/digests";
 import { examine, examineDisk, refuseUnrunnable, withDisk } from "./examine";
 import { copyFixed, FIXES_VERSION, refuseHopeless } from "./fixes/fixed-disk";
@@ -21,14 +22,20 @@ export interface PreparedImage {
  * @throws InvalidImage for what can't be run
  */
 export async function prepareImage(image: LocalImage, progress: Progress): Promise<PreparedImage> {
-  const { reads, vcOutDialect } = image.manifest;
-  const prepare = async (file: string, whose: string) => {
-    const { disk, ...prepared } = await prepareOnce(file, `image ${image.vcName}: ${whose} disk`, progress);
+  const { names, manifest } = image;
+  const { reads, vcOutDialect } = manifest;
+  const prepare = async (file: string, whose: string, name: string) => {
+    const what = `image ${image.vcName}: ${whose} disk`;
+    const { disk, ...prepared } = await prepareOnce(file, what, progress).catch((error: unknown) => {
+      throw error instanceof InvalidImage ? new InvalidImage(`${what} ${name}`, error.detail, error.hint) : error;
+    });
     return { ...prepared, disk: { ...disk, ...(reads && { reads }), ...(vcOutDialect && { vcOutDialect }) } };
   };
-  const frontend = await prepare(image.frontendDisk, "its frontend's");
+  const frontend = await prepare(image.frontendDisk, "its frontend's", names.frontend);
   const compute =
-    image.computeDisk === image.frontendDisk ? frontend : await prepare(image.computeDisk, "its computes'");
+    image.computeDisk === image.frontendDisk
+      ? frontend
+      : await prepare(image.computeDisk, "its computes'", names.compute);
   return {
     record: { vcName: image.vcName, frontend: frontend.disk, compute: compute.disk },
     disks: { frontend: frontend.file, compute: compute.file },
@@ -59,7 +66,7 @@ async function prepareDisk(file: string, what: string, progress: Progress): Prom
     return fixes.said.length > 0 || fixes.hopeless !== undefined ? { fixes } : { examined: await examine(disk) };
   });
   if (found.examined) {
-    return { file, disk: { ...found.examined, digest: await digestOf(file) } };
+    return { file, disk: { ...found.examined, digest: await digestOf(file, what, progress) } };
   }
   const { fixes } = found;
   refuseHopeless(file, fixes);
@@ -67,7 +74,7 @@ async function prepareDisk(file: string, what: string, progress: Progress): Prom
   for (const line of fixes.said) {
     progress(`  ${line}`);
   }
-  const key = `fixed ${FIXES_VERSION} ${await digestOf(file)}`;
+  const key = `fixed ${FIXES_VERSION} ${await digestOf(file, what, progress)}`;
   const copy = await cachedFile(key, (made) => copyFixed(file, made, fixes), `${what}, put right`, progress);
-  return { file: copy, disk: { ...(await examineDisk(copy)), digest: await digestOf(copy) } };
+  return { file: copy, disk: { ...(await examineDisk(copy)), digest: await digestOf(copy, what, progress) } };
 }

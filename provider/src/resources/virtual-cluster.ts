@@ -23,7 +23,7 @@ import type { SiteSettings } from "../drivers/settings";
 import { home } from "../home";
 import { examineDisk } from "../images/examine";
 import { prepareImage } from "../images/prepare";
-import { fetchImage, rawFileOf } from "../images/repository/fetch";
+import { fetchImage, rawFileOf, sharesDisk } from "../images/repository/fetch";
 import { type FoundImage, findImage } from "../images/repository/repository";
 import { refuseBeyondLimits } from "../limits";
 import { contradictionsIn } from "../plan/contradictions";
@@ -430,8 +430,9 @@ async function announceImage(
   const [frontendDisk, computeDisk] = [rawFileOf(image.frontend), rawFileOf(image.compute)];
   if (driver.foresee && frontendDisk !== undefined && computeDisk !== undefined) {
     const { vcName } = image;
-    const examined = Promise.all([examineDisk(frontendDisk), examineDisk(computeDisk)]);
-    const [frontend, compute] = await examined.catch(() => []);
+    const isShared = await sharesDisk(image);
+    const examined = Promise.all([frontendDisk, ...(isShared ? [] : [computeDisk])].map(examineDisk));
+    const [frontend, compute = frontend] = await examined.catch(() => []);
     const said = frontend && compute ? driver.foresee({ vcName, frontend, compute, retainDisks }) : [];
     for (const line of said) {
       progressOf(clusterName)(line);

@@ -3,9 +3,10 @@ import { join } from "node:path";
 import { execa } from "execa";
 import { SiteFailure } from "../../drivers/errors";
 import { inTemporaryFolder } from "../../temporary-folder";
+import { type Partition, SECTOR } from "./partitions";
+import type { RootFileSystem } from "./signatures";
 
 const GRUB_FOLDER = "/usr/lib/grub/i386-pc";
-const SECTOR = 512;
 
 /** Where the first partition of a disk made here begins: in bytes from its start, behind the boot loader. */
 export const FIRST_PARTITION_OFFSET = 1024 * 1024;
@@ -34,8 +35,17 @@ export function bootSector(diskBytes: number, bootCode: Buffer = Buffer.alloc(0)
   return sector;
 }
 
-/** What reads the grub.cfg of an image that is made here, from an ext2, ext3 or ext4 file system. */
-const MODULES = ["biosdisk", "part_msdos", "ext2", "normal", "linux16", "test", "setpci"];
+/** Where a boot loader is to be on a disk, and what it starts from there. */
+export interface BootLoaderPlace {
+  readonly table: "msdos" | "gpt";
+  readonly root: { readonly number: number; readonly kind: RootFileSystem };
+  /** A partition of its own, as a GPT needs; absent: behind the first sector. */
+  readonly partition?: Partition;
+}
+
+/** What reads the grub.cfg of an image that is made here. */
+const MODULES = ["normal", "linux16", "test", "setpci"];
+const ROOT_MODULES: Readonly<Record<RootFileSystem, string>> = { ext: "ext2", xfs: "xfs", btrfs: "btrfs" };
 /** What reads one that a distribution has written. */
 const MODULES_OF_OTHERS = [
   "linux",
@@ -47,23 +57,39 @@ const MODULES_OF_OTHERS = [
   "loadenv",
   "gzio",
 ];
+/** Bytes in GRUB's own sectors (its include/grub/i386/pc/boot.h): where the first says which to load, and that one the rest. */
+const [NEXT_OF_FIRST, NEXT_OF_CORE] = [0x5c, SECTOR - 12];
+
+const OWN: BootLoaderPlace = { table: "msdos", root: { number: 1, kind: "ext" } };
 
 /**
- * Writes GRUB (for the PC BIOS) to a RAW disk with an MBR partition table, before its first partition, whose file system
- * holds a kernel and a `grub.cfg`. The host's own boot is not touched.
- * @param othersFolder of the grub.cfg, where that is a distribution's; default: `/boot/grub`, with one that is made here
+ * Writes GRUB (for the PC BIOS) to a RAW disk whose root file system holds a kernel and a `grub.cfg`: before the first
+ * partition, or into one that a GPT has for it. The host's own boot is not touched.
+ * @param other the folder of a distribution's grub.cfg, or of one for any disk; default: `/boot/grub`, of an image made here
  * @throws SiteFailure where GRUB's files aren't installed here
  */
-export async function installBootLoader(disk: string, othersFolder?: string): Promise<void> {
-  const core =
-    othersFolder === undefined
-      ? coreImage("/boot/grub", MODULES)
-      : coreImage(othersFolder, [...MODULES, ...MODULES_OF_OTHERS]);
-  const [bootCode, coreBytes] = await Promise.all([bootImage(), core]);
+export async function installBootLoader(
+  disk: string,
+  other?: { readonly place: BootLoaderPlace; readonly folder: string },
+): Promise<void> {
+  const { place, folder } = other ?? { place: OWN, folder: "/boot/grub" };
+  const { root, table, partition } = place;
+  const modules = [
+    "biosdisk",
+    `part_${table}`,
+    ROOT_MODULES[root.kind],
+    ...MODULES,
+    ...(other ? MODULES_OF_OTHERS : []),
+  ];
+  const prefix = `(hd0,${table === "gpt" ? "gpt" : "msdos"}${root.number})${folder}`;
+  const [start, room] = partition ? [partition.start, partition.length] : [SECTOR, FIRST_PARTITION_OFFSET - SECTOR];
+  const [bootCode, core] = await Promise.all([bootImage(), coreImage(prefix, modules, room)]);
+  bootCode.writeBigUInt64LE(BigInt(start / SECTOR), NEXT_OF_FIRST);
+  core.writeBigUInt64LE(BigInt(start / SECTOR + 1), NEXT_OF_CORE);
   const file = await open(disk, "r+");
   try {
     await file.write(bootCode, 0, BOOT_CODE_LENGTH, 0);
-    await file.write(coreBytes, 0, coreBytes.length, SECTOR);
+    await file.write(core, 0, core.length, start);
   } finally {
     await file.close();
   }
@@ -79,13 +105,14 @@ async function bootImage(): Promise<Buffer> {
   });
 }
 
-async function coreImage(folder: string, modules: readonly string[]): Promise<Buffer> {
+/** @param room for it, bytes */
+async function coreImage(prefix: string, modules: readonly string[], room: number): Promise<Buffer> {
   return inTemporaryFolder(async (workspace) => {
     const core = join(workspace, "core.img");
-    await execa("grub-mkimage", ["-O", "i386-pc", "-p", `(hd0,msdos1)${folder}`, "-o", core, ...modules]);
+    await execa("grub-mkimage", ["-O", "i386-pc", "-p", prefix, "-o", core, ...modules]);
     const image = await readFile(core);
-    if (SECTOR + image.length > FIRST_PARTITION_OFFSET) {
-      throw new SiteFailure("writing a boot loader", "GRUB does not fit before the first partition");
+    if (image.length > room) {
+      throw new SiteFailure("writing a boot loader", "GRUB does not fit where it is to be");
     }
     return image;
   });

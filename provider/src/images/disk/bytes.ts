@@ -28,7 +28,7 @@ export async function withBytes<T>(file: string, use: (bytes: Bytes) => Promise<
     );
   });
   if (!found.isFile()) {
-    throw new InvalidImage(`disk ${file}`, "is not a file", "Name the disk's file in the vc-in.xml");
+    throw new InvalidImage(`disk ${file}`, "is not a file", "Name a file that holds a whole disk");
   }
   if (found.size >= MOST_BYTES) {
     throw new InvalidImage(`disk ${file}`, `has ${found.size} bytes`, "No honest disk is that large: make it anew");

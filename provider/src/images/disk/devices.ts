@@ -26,7 +26,12 @@ async function startsFromSataAlone(root: GuestFileSystem): Promise<boolean> {
     if (problem !== undefined || modules.has("virtio_blk")) {
       return false;
     }
-    hasSata ||= modules.has("sd_mod") && SATA.some((driver) => modules.has(driver));
+    hasSata ||= hasSataDrivers(modules);
   }
   return hasSata;
+}
+
+/** Whether an initramfs with these modules finds a SATA disk. */
+export function hasSataDrivers(modules: ReadonlySet<string>): boolean {
+  return modules.has("sd_mod") && SATA.some((driver) => modules.has(driver));
 }

@@ -2,6 +2,8 @@ import { createHash, randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import type { Progress } from "../../drivers/driver";
+import { reporting } from "../../drivers/transfer";
 import { home } from "../../home";
 
 interface KnownDigest {
@@ -16,21 +18,24 @@ const KNOWN_DIGESTS = () => home("cache", "digests");
 
 const underWay = new Map<string, Promise<string>>();
 
-/** The SHA-256 of a disk, hex. Computed once for a file that keeps its size and time of change. */
-export function digestOf(file: string): Promise<string> {
-  const digest = underWay.get(file) ?? computeDigest(file).finally(() => underWay.delete(file));
+/**
+ * The SHA-256 of a disk, hex. Computed once for a file that keeps its size and time of change.
+ * @param what the disk, for whoever waits
+ */
+export function digestOf(file: string, what?: string, progress?: Progress): Promise<string> {
+  const digest = underWay.get(file) ?? computeDigest(file, what, progress).finally(() => underWay.delete(file));
   underWay.set(file, digest);
   return digest;
 }
 
-async function computeDigest(file: string): Promise<string> {
+async function computeDigest(file: string, what = file, progress: Progress = () => undefined): Promise<string> {
   const { size, mtimeMs } = await stat(file);
   const note = noteOf(file);
   const known = await readKnownDigest(note);
   if (known?.file === file && known.size === size && known.mtimeMs === mtimeMs) {
     return known.digest;
   }
-  const digest = await hashOf(file);
+  const digest = await hashOf(file, what, progress);
   await writeKnownDigest(note, { file, size, mtimeMs, digest });
   return digest;
 }
@@ -42,12 +47,17 @@ export async function rememberDigest(file: string, digest: string): Promise<void
 }
 
 /** The SHA-256 of a file that nobody is to find by it, hex. */
-export async function hashOf(file: string): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const chunk of createReadStream(file, { highWaterMark: 4 * 1024 * 1024 })) {
-    hash.update(chunk as Buffer);
-  }
-  return hash.digest("hex");
+export async function hashOf(file: string, what = file, progress: Progress = () => undefined): Promise<string> {
+  const { size } = await stat(file);
+  let done = 0;
+  return reporting({ what: `${what}: its checksum`, bytes: size, arrived: async () => done }, progress, async () => {
+    const hash = createHash("sha256");
+    for await (const chunk of createReadStream(file, { highWaterMark: 4 * 1024 * 1024 })) {
+      hash.update(chunk as Buffer);
+      done += (chunk as Buffer).length;
+    }
+    return hash.digest("hex");
+  });
 }
 
 /** A file of this machine that holds exactly the disk of this digest, if one is known. */

@@ -1,11 +1,12 @@
 import { open, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { execa } from "execa";
 import { SiteFailure } from "../../drivers/errors";
 import { inTemporaryFolder } from "../../temporary-folder";
 import { ExtFileSystem, type GuestFileSystem, plainly, quoted } from "../root/file-system";
 import { Guestfish } from "../root/guestfish";
 import type { RootPlace } from "../root/root";
+import { type Labels, labelsOf } from "../root/selinux";
 import { type Disk, withExport } from "./export";
 import { growPartition } from "./grow";
 
@@ -55,13 +56,19 @@ export interface Injection {
   readonly dated?: Date;
 }
 
+interface Labelling {
+  readonly isLabelled: RootPlace["isLabelled"] | undefined;
+}
+
 /** Changes the root file system of a disk that nobody uses now, without the host's kernel mounting it. */
 export async function inject(disk: Disk, { root, grows, ...injection }: Injection): Promise<void> {
-  const { offset, kind } = root;
+  const { offset, kind, isLabelled } = root;
   const size = grows ? await withExport(disk, { offset: 0 }, (raw) => growPartition(raw, offset)) : undefined;
   // Where the size is known the part can't be shortened: resize2fs cuts files to what it needs.
   await withExport(disk, { offset, size }, (part) =>
-    kind === "ext" ? injectIntoExt(part, size, injection) : injectIntoOther(part, kind, size, injection),
+    kind === "ext"
+      ? injectIntoExt(part, size, { ...injection, isLabelled })
+      : injectIntoOther(part, kind, size, { ...injection, isLabelled }),
   );
 }
 
@@ -74,18 +81,19 @@ export async function inject(disk: Disk, { root, grows, ...injection }: Injectio
 async function injectIntoExt(
   part: string,
   size: number | undefined,
-  { changes, recovers, dated }: Omit<Injection, "root" | "grows">,
+  { changes, recovers, dated, isLabelled }: Omit<Injection, "root" | "grows"> & Labelling,
 ): Promise<void> {
   // How e2fsprogs are told what time it is.
   const env = dated ? { E2FSPROGS_FAKE_TIME: String(dated.getTime() / 1000) } : {};
   if (size !== undefined && size - (await extSize(part)) > ALIGNMENT) {
     await check(part, env, "-f");
-    await run("resize2fs", [part], env);
+    await grow(part, env);
   } else if (recovers) {
     // debugfs would write over what the journal brings back later.
     await check(part, env);
   }
-  await write(part, await changes(new ExtFileSystem(part)), env);
+  const root = new ExtFileSystem(part);
+  await write(part, await changes(root), isLabelled ? await labelsOf(root) : undefined, env);
 }
 
 /** Bytes, as the superblock says (the kernel's documentation of ext4's layout). */
@@ -118,14 +126,34 @@ async function check(fileSystem: string, env: Environment, ...options: readonly 
   }
 }
 
-async function write(root: string, changes: readonly GuestChange[], env: Environment): Promise<void> {
+async function grow(fileSystem: string, env: Environment): Promise<void> {
+  const { failed, stderr } = await execa("resize2fs", [fileSystem], { reject: false, timeout: LIMIT_MS, env });
+  if (failed) {
+    const [, ...said] = stderr.trim().split("\n").filter(Boolean);
+    throw new SiteFailure(
+      "growing the file system of the node's disk",
+      said.join(" ") || "resize2fs was ended",
+      "Leave the disk's size out, or make the image's file system without what can't be grown",
+    );
+  }
+}
+
+async function write(
+  root: string,
+  changes: readonly GuestChange[],
+  labels: Labels | undefined,
+  env: Environment,
+): Promise<void> {
   await inTemporaryFolder(async (folder) => {
-    const commands = await commandsFor(folder, changes);
+    const commands = await commandsFor(folder, changes, labels);
     // Folders are hardly ever missing, and to ask for them takes as long as the work itself.
     let complaints = await runDebugfs(root, folder, commands, env);
     if (complaints.length > 0) {
       const missing = await missingOf(foldersOf(changes), root, join(folder, "folders"));
-      const makeFolders = missing.map((path) => `mkdir ${quoted(plainly(path))}`);
+      const makeFolders = missing.flatMap((path) => [
+        `mkdir ${quoted(plainly(path))}`,
+        ...labelling(path, labels?.(path, "folder")),
+      ]);
       complaints = await runDebugfs(root, folder, [...makeFolders, ...commands], env);
     }
     if (complaints.length > 0) {
@@ -155,7 +183,11 @@ async function runDebugfs(
  * What debugfs has to do: old files are replaced, and owner and mode set, as debugfs takes both from the source file. Again
  * is harmless.
  */
-async function commandsFor(folder: string, changes: readonly GuestChange[]): Promise<string[]> {
+async function commandsFor(
+  folder: string,
+  changes: readonly GuestChange[],
+  labels: Labels | undefined,
+): Promise<string[]> {
   const commands = await Promise.all(
     changes.map(async (change, index) => {
       const path = quoted(plainly(change.path));
@@ -163,7 +195,8 @@ async function commandsFor(folder: string, changes: readonly GuestChange[]): Pro
         return [`rm ${path}`];
       }
       if ("target" in change) {
-        return [`rm ${path}`, `symlink ${path} ${quoted(change.target)}`];
+        const label = labels?.(change.path, "link");
+        return [`rm ${path}`, `symlink ${path} ${quoted(change.target)}`, ...labelling(change.path, label)];
       }
       const source = join(folder, `file-${index}`);
       await writeFile(source, change.content, { mode: 0o600 });
@@ -173,10 +206,15 @@ async function commandsFor(folder: string, changes: readonly GuestChange[]): Pro
         `set_inode_field ${path} mode 0${(0o100000 | change.mode).toString(8)}`,
         `set_inode_field ${path} uid 0`,
         `set_inode_field ${path} gid 0`,
+        ...labelling(change.path, labels?.(change.path, "file")),
       ];
     }),
   );
   return commands.flat();
+}
+
+function labelling(path: string, label: string | undefined): string[] {
+  return label === undefined ? [] : [`ea_set ${quoted(plainly(path))} security.selinux ${label}`];
 }
 
 /** Folders that must be there, those further up first. */
@@ -213,13 +251,14 @@ async function injectIntoOther(
   part: string,
   kind: "xfs" | "btrfs",
   size: number | undefined,
-  { changes }: Pick<Injection, "changes">,
+  { changes, isLabelled }: Pick<Injection, "changes"> & Labelling,
 ): Promise<void> {
   // To mount it brings it in order.
   await using root = await Guestfish.open({ file: part, name: "/dev/sda", isReadOnly: false });
   if (size !== undefined) {
     await root.grow(kind);
   }
+  const labels = isLabelled ? await labelsOf(root) : undefined;
   await inTemporaryFolder(async (folder) => {
     const source = join(folder, "file");
     for (const change of await changes(root)) {
@@ -227,12 +266,18 @@ async function injectIntoOther(
       if ("removed" in change) {
         continue;
       }
-      await root.makeFolder(dirname(change.path));
+      for (const ancestor of ancestors(change.path)) {
+        if (await root.makeFolder(ancestor)) {
+          await root.label(ancestor, labels?.(ancestor, "folder"));
+        }
+      }
       if ("target" in change) {
         await root.link(change.path, change.target);
+        await root.label(change.path, labels?.(change.path, "link"));
       } else {
         await writeFile(source, change.content, { mode: 0o600 });
         await root.upload(source, change.path, change.mode);
+        await root.label(change.path, labels?.(change.path, "file"));
       }
     }
   });

@@ -34,6 +34,9 @@ const MBR_TYPES: Readonly<Record<string, PartitionType>> = {
   fd: other("a Linux RAID member"),
 };
 
+export const EFI_SYSTEM = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
+export const BIOS_BOOT = "21686148-6449-6e6f-744e-656564454649";
+
 /** By GUID, lower case (UEFI's specification, the Discoverable Partitions Specification, and as Linux' fdisk has it). */
 const GPT_TYPES: Readonly<Record<string, PartitionType>> = {
   "0fc63daf-8483-4772-8e79-3d69d8477de4": fileSystem("a Linux file system"),
@@ -52,8 +55,8 @@ const GPT_TYPES: Readonly<Record<string, PartitionType>> = {
   "7ffec5c9-2d00-49b7-8941-3ea10a5586b7": other("a dm-crypt partition"),
   "6a898cc3-1dd2-11b2-99a6-080020736631": other("a ZFS member"),
   "516e7cba-6ecf-11d6-8ff8-00022d09712b": other("a ZFS member"),
-  "c12a7328-f81f-11d2-ba4b-00a0c93ec93b": other("an EFI system partition"),
-  "21686148-6449-6e6f-744e-656564454649": other("a BIOS boot partition"),
+  [EFI_SYSTEM]: other("an EFI system partition"),
+  [BIOS_BOOT]: other("a BIOS boot partition"),
   "e3c9e316-0b5c-4db8-817d-f92df00215ae": other("a Microsoft reserved partition"),
   "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3": other("a Windows dynamic disk"),
   "af9b60a0-1431-4f62-bc68-3311714a69ad": other("a Windows dynamic disk"),

@@ -93,7 +93,7 @@ interface Draft {
 export async function readPartitions(disk: Bytes): Promise<PartitionTable | undefined> {
   const sector = await disk.read(0, SECTOR);
   if (sector.length < SECTOR || sector.readUInt16LE(510) !== MBR_SIGNATURE) {
-    return undefined;
+    return withoutMbr(disk);
   }
   const entries = [0, 1, 2, 3].map((index) => mbrEntry(sector, index));
   // A file system's own boot sector ends in the same two bytes.
@@ -104,6 +104,14 @@ export async function readPartitions(disk: Bytes): Promise<PartitionTable | unde
     ? await readGpt(disk, entries)
     : { kind: "mbr" as const, ...(await readMbr(disk, sector, entries)) };
   return { ...table, problems: [...table.problems, ...overlaps(table.partitions)] };
+}
+
+/** A GPT alone: neither a BIOS nor Linux looks for it then. */
+async function withoutMbr(disk: Bytes): Promise<PartitionTable | undefined> {
+  const text = "has a GPT without the protective MBR before it";
+  return (await gptHeader(disk, 1)) === MISSING
+    ? undefined
+    : { kind: "gpt", partitions: [], problems: [{ severity: "error", partitions: [], text }] };
 }
 
 // ── MBR ────────────────────────────────────────────────────────────────────────────────────────────────────────────

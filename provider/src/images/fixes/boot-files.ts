@@ -1,3 +1,4 @@
+import { BOOT_CONFIGURATIONS, BOOT_ENTRIES, GRUB_ENVIRONMENTS } from "../disk/boot-configuration";
 import { tagIn } from "../disk/tags";
 import type { DiskNames } from "./disk-names";
 import type { FixedText } from "./fstab";
@@ -9,23 +10,30 @@ export interface BootFile {
   readonly before: RegExp;
 }
 
-const GRUB = /^\s*linux(?:16|efi)?\s+/;
+/** A kernel's line, and the arguments that entries of the Boot Loader Specification take. */
+const GRUB = /^\s*(?:linux(?:16|efi)?\s+|set (?:default_)?kernelopts=")/;
 const GRUB_LEGACY = /^\s*kernel\s+/;
 const SYSLINUX = /^\s*append\s+/i;
+const ENTRY = /^options\s+/;
+const ENVIRONMENT = /^kernelopts=/;
 
-/** Where boot loaders keep what they start; of each, `grub.cfg` and others, what is there. */
+const readBy = (paths: readonly string[], before: RegExp): BootFile[] => paths.map((path) => ({ path, before }));
+
+/** What may be there of boot loaders' files. */
 export const BOOT_FILES: readonly BootFile[] = [
-  ...["/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"].map((path) => ({ path, before: GRUB })),
-  ...["/boot/grub/menu.lst", "/boot/grub/grub.conf"].map((path) => ({ path, before: GRUB_LEGACY })),
-  ...["/boot/extlinux/extlinux.conf", "/boot/syslinux/syslinux.cfg", "/extlinux.conf"].map((path) => ({
-    path,
-    before: SYSLINUX,
-  })),
+  ...readBy(BOOT_CONFIGURATIONS.grub, GRUB),
+  ...readBy(BOOT_CONFIGURATIONS.grubLegacy, GRUB_LEGACY),
+  ...readBy(BOOT_CONFIGURATIONS.syslinux, SYSLINUX),
+  ...readBy(GRUB_ENVIRONMENTS, ENVIRONMENT),
   // What the next installation of a kernel takes.
   { path: "/etc/default/grub", before: /^GRUB_CMDLINE_LINUX="/ },
+  { path: "/etc/kernel/cmdline", before: /^(?=.)/ },
 ];
-/** Entries of the Boot Loader Specification. */
-export const BOOT_ENTRIES = { folder: "/boot/loader/entries", before: /^options\s+/ };
+
+/** One more for each entry of the Boot Loader Specification. */
+export function bootEntry(name: string): BootFile {
+  return { path: `${BOOT_ENTRIES}/${name}`, before: ENTRY };
+}
 
 /** Xen's own line names the hypervisor, not a kernel. */
 const HYPERVISOR = /\/xen[^\s/]*\.gz/;
@@ -45,7 +53,7 @@ export function fixBootFile(text: string, { path, before }: BootFile, disk: Disk
     if (start === undefined || HYPERVISOR.test(line)) {
       return line;
     }
-    const [, given = "", rest = ""] = /^(.*?)("?\s*)$/.exec(line.slice(start.length)) ?? [];
+    const [, given = "", rest = ""] = /^(.*?)(\s*"?\s*)$/.exec(line.slice(start.length)) ?? [];
     let args = given;
     const root = ROOT.exec(args)?.[2];
     const wanted = hasInitrd ? disk.root : disk.rootDevice;
@@ -53,11 +61,17 @@ export function fixBootFile(text: string, { path, before }: BootFile, disk: Disk
       args = args.replace(ROOT, (_, space: string) => `${space}root=${wanted}`);
       said.add(`${path} gives the kernel root=${root}: now ${wanted}`);
     }
-    if (!/\bconsole=ttyS\d/.test(args)) {
+    if (!/\bconsole=ttyS\d|\$\{?(?:default_)?kernelopts\b/.test(args)) {
       args = `${args.replace(FOREIGN_CONSOLE, "")} ${CONSOLE}`.trim();
       said.add(`${path} gives the kernel no serial console: now ${CONSOLE}`);
     }
     return `${start}${args}${rest}`;
   });
-  return { text: lines.join("\n"), said: [...said] };
+  const fixed = lines.join("\n");
+  return { text: before === ENVIRONMENT ? ofFixedLength(fixed, text.length) : fixed, said: [...said] };
+}
+
+/** GRUB reads its environment from blocks that it doesn't look for anew: what is behind the last line fills them. */
+function ofFixedLength(text: string, length: number): string {
+  return text.replace(/#*$/, "").padEnd(length, "#");
 }

@@ -3,6 +3,7 @@ import { CONSOLE } from "./boot-files";
 import type { DiskNames } from "./disk-names";
 
 const KERNEL = /^vmlinuz-(.+)$/;
+const ROOT_ENTRY = /^\s*[^#\s]\S*\s+\/\s/m;
 
 /** What an initrd of a kernel is called: Debian's, Red Hat's, SUSE's. */
 const initrdsOf = (version: string) => [`initrd.img-${version}`, `initramfs-${version}.img`, `initrd-${version}`];
@@ -19,8 +20,10 @@ export async function bootMenu(root: GuestFileSystem, disk: DiskNames): Promise<
     return undefined;
   }
   const initrd = initrdsOf(version).find((name) => names.includes(name));
+  // Who has no line for it in fstab never makes it writable later.
+  const access = ROOT_ENTRY.test(await root.read("/etc/fstab")) ? "ro" : "rw";
   return [
-    `linux /boot/vmlinuz-${version} root=${initrd ? disk.root : disk.rootDevice} ro ${CONSOLE}`,
+    `linux /boot/vmlinuz-${version} root=${initrd ? disk.root : disk.rootDevice} ${access} ${CONSOLE}`,
     ...(initrd ? [`initrd /boot/${initrd}`] : []),
     "boot",
     "",

@@ -1,11 +1,12 @@
+import { dirname } from "node:path";
 import { execa } from "execa";
-import { InvalidImage } from "../../drivers/errors";
+import { InvalidImage, SiteFailure } from "../../drivers/errors";
 import { installBootLoader } from "../disk/boot-loader";
 import { type GuestChange, inject } from "../disk/inject";
 import type { Fixes } from "./fixes";
 
 /** A change here means other copies from the same disk. */
-export const FIXES_VERSION = 1;
+export const FIXES_VERSION = 2;
 /** When fixed files were written, as the copy says it: so that it doesn't depend on the day. */
 const DATED = new Date("2000-01-01T00:00:00Z");
 
@@ -15,7 +16,7 @@ export function refuseHopeless(disk: string, { hopeless }: Fixes): void {
     throw new InvalidImage(
       `disk ${disk}`,
       `has no boot loader in its first sector, and none can be put there: ${hopeless}`,
-      "Install one (GRUB for BIOS) into the image",
+      "Install one into the image: GRUB for BIOS, which in a GPT needs a BIOS boot partition of 1 MiB",
     );
   }
 }
@@ -28,7 +29,14 @@ export async function copyFixed(disk: string, copy: string, fixes: Fixes): Promi
 
 /** Sparse, or sharing blocks with the original where the file system can. */
 export async function copySparsely(disk: string, copy: string): Promise<void> {
-  await execa("cp", ["--sparse=always", "--reflink=auto", disk, copy]);
+  const { failed, stderr } = await execa("cp", ["--sparse=always", "--reflink=auto", disk, copy], { reject: false });
+  if (failed) {
+    throw new SiteFailure(
+      `copying the disk ${disk}`,
+      stderr.trim().split("\n").at(-1) || "cp was ended",
+      `Make room, or see whether ${dirname(copy)} can be written`,
+    );
+  }
 }
 
 /** What is done to a disk together with its fixes. */

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { Progress } from "../../drivers/driver";
 import { InvalidImage, Unreachable } from "../../drivers/errors";
 import { reporting } from "../../drivers/transfer";
+import { isSameFile } from "../disk/bytes";
 import { digestOf, rememberDigest } from "../disk/digests";
 import { cachedFile, cachedFileIfThere, inWorkFolder, remember, remembered } from "./cache";
 import { download } from "./download";
@@ -16,7 +17,10 @@ export interface LocalImage {
   readonly vcName: string;
   /** Absolute paths. */
   readonly frontendDisk: string;
+  /** The same path where both have one disk. */
   readonly computeDisk: string;
+  /** What these are called for people: a file in the cache says nothing to them. */
+  readonly names: { readonly frontend: string; readonly compute: string };
   readonly manifest: Manifest;
 }
 
@@ -31,12 +35,26 @@ const underWay = new Map<string, Promise<string>>();
 export async function fetchImage(found: FoundImage, progress: Progress, limits?: HttpLimits): Promise<LocalImage> {
   const { vcName, frontend, compute, manifest } = found;
   const frontendDisk = await fetchDisk(frontend, vcName, progress, limits);
+  const isShared = await sharesDisk(found);
   return {
     vcName,
     frontendDisk,
-    computeDisk: compute === frontend ? frontendDisk : await fetchDisk(compute, vcName, progress, limits),
+    computeDisk: isShared ? frontendDisk : await fetchDisk(compute, vcName, progress, limits),
+    names: { frontend: nameOf(frontend), compute: nameOf(compute) },
     manifest,
   };
+}
+
+/** Its file, or what it was unpacked from. */
+function nameOf(disk: FoundDisk): string {
+  return rawFileOf(disk) ?? `${disk.name} from ${disk.parts[0]?.at}`;
+}
+
+/** Whether frontend and computes have one disk, which may be one file under two names. */
+export async function sharesDisk({ frontend, compute }: FoundImage): Promise<boolean> {
+  const [one, other] = [rawFileOf(frontend), rawFileOf(compute)];
+  const isOneFile = one !== undefined && other !== undefined && (await isSameFile(one, other));
+  return compute === frontend || (isOneFile && frontend.digest === compute.digest);
 }
 
 async function fetchDisk(disk: FoundDisk, vcName: string, progress: Progress, limits?: HttpLimits): Promise<string> {
@@ -78,7 +96,7 @@ async function fetchOnce(
   if (present) {
     return present;
   }
-  const about = `image ${vcName}: ${disk.name} from ${disk.parts[0]?.at}`;
+  const about = `image ${vcName}: ${nameOf(disk)}`;
   const isInVain = (error: unknown) => !(error instanceof Unreachable);
   return inWorkFolder({ key: source, about, isInVain }, progress, async (folder) => {
     // Another process may have fetched it while this one waited.

@@ -109,11 +109,21 @@ const CLOSED = ["UND_ERR_SOCKET", "ECONNRESET", "EPIPE"];
 /** What this machine's own disk fails with. */
 const OWN_FAILURES = ["ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO"];
 
+/** Codes of Node.js for certificates. */
+const UNTRUSTED = /CERT|SIGNATURE|^INVALID_(CA|PURPOSE)$|^HOSTNAME_MISMATCH$/;
+
 /** A connection that failed, in words. Other failures stay what they are. */
 export function broken(error: unknown, url: URL, what: string): unknown {
   const { name, code = "", message, cause } = error as NodeJS.ErrnoException & { readonly cause?: unknown };
   if (error instanceof VirtualClusterError || OWN_FAILURES.includes(code)) {
     return error;
+  }
+  if (UNTRUSTED.test(code)) {
+    return new Denied(
+      what,
+      `${url.origin} shows a certificate that isn't trusted here (${message})`,
+      "Set NODE_EXTRA_CA_CERTS to a file with its authority's certificate, or name a repository whose certificate is known",
+    );
   }
   const reason =
     name === "AbortError" || name === "TimeoutError" ? "it takes too long" : message || code || String(cause);

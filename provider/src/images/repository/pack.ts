@@ -1,10 +1,11 @@
-import { stat, writeFile } from "node:fs/promises";
+import { copyFile, link, stat, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Progress, Shape } from "../../drivers/driver";
 import { NotFound } from "../../drivers/errors";
 import { reporting } from "../../drivers/transfer";
 import { DEFAULT_DIALECT } from "../../vc-out/vc-out";
 import { isSameFile } from "../disk/bytes";
+import { refuseInUse } from "../disk/in-use";
 import { examineDisk } from "../examine";
 import { FORMAT_VERSION } from "./manifest";
 import { type PackedFiles, packDisk } from "./pack-disk";
@@ -41,7 +42,9 @@ export async function packImage(packing: Packing, progress: Progress): Promise<P
   let packed: readonly PackedFiles[] = [];
   const folder = await addToRepository(packing, progress, async (workspace) => {
     packed = await packDisks(packing, workspace, progress);
-    const [frontendFiles, computeFiles] = [packed[0] as PackedFiles, packed.at(-1) as PackedFiles];
+    const [frontendFiles] = packed as [PackedFiles];
+    const computeFiles = packed[1] ?? (await linkedAs(diskName(vcName, "compute"), frontendFiles, workspace));
+    const all = [frontendFiles, computeFiles];
     const described = {
       frontend: { disk: frontendFiles.disk, shape: packing.shapes.frontend },
       compute: { disk: computeFiles.disk, shape: packing.shapes.compute },
@@ -51,8 +54,8 @@ export async function packImage(packing: Packing, progress: Progress): Promise<P
     const manifest = {
       formatVersion: FORMAT_VERSION,
       ...(isSame && frontend),
-      disks: Object.fromEntries(packed.map(({ disk, content }) => [disk.name, content])),
-      files: Object.assign({}, ...packed.map((one) => one.files)),
+      disks: Object.fromEntries(all.map(({ disk, content }) => [disk.name, content])),
+      files: Object.assign({}, ...all.map((one) => one.files)),
     };
     await writeFile(join(workspace, "vc-in.xml"), vcInText(vcName, described.frontend, described.compute));
     await writeFile(join(workspace, "manifest.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
@@ -71,6 +74,7 @@ async function examined({ frontend, compute = frontend }: Packing) {
     await stat(file).catch((error: NodeJS.ErrnoException) => {
       throw new NotFound(`disk ${file}`, `can't be read (${error.code})`, "Name a RAW disk's file");
     });
+    await refuseInUse(file);
     const { reads = "vc-out.xml", vcOutDialect = DEFAULT_DIALECT } = await examineDisk(resolve(file));
     return { reads, ...(reads === "vc-out.xml" && { vcOutDialect }) };
   };
@@ -83,12 +87,10 @@ async function packDisks(
   workspace: string,
   progress: Progress,
 ): Promise<PackedFiles[]> {
-  const disks = (await isSameFile(frontend, compute))
-    ? [{ name: "frontend.raw", file: frontend }]
-    : [
-        { name: "frontend.raw", file: frontend },
-        { name: "compute.raw", file: compute },
-      ];
+  const disks = [{ name: diskName(vcName, "frontend"), file: frontend }];
+  if (!(await isSameFile(frontend, compute))) {
+    disks.push({ name: diskName(vcName, "compute"), file: compute });
+  }
   const packed: PackedFiles[] = [];
   for (const { name, file } of disks) {
     const { size } = await stat(file);
@@ -103,4 +105,26 @@ async function packDisks(
     );
   }
   return packed;
+}
+
+/** PRAGMA's tools have one folder for the disks of all images that they start. */
+function diskName(vcName: string, node: "frontend" | "compute"): string {
+  return `${vcName}-${node}.raw`;
+}
+
+/**
+ * The same files under names of another disk: PRAGMA's tools unpack each node type's own, and take what was packed away.
+ * They share their bytes where the repository's file system can.
+ */
+async function linkedAs(name: string, { disk, content, files }: PackedFiles, workspace: string): Promise<PackedFiles> {
+  const renamed = (part: string) => part.replace(disk.name, () => name);
+  for (const part of disk.parts) {
+    const [from, to] = [join(workspace, part), join(workspace, renamed(part))];
+    await link(from, to).catch(() => copyFile(from, to));
+  }
+  return {
+    disk: { ...disk, name, parts: disk.parts.map(renamed) },
+    content,
+    files: Object.fromEntries(Object.entries(files).map(([part, of]) => [renamed(part), of])),
+  };
 }

@@ -33,34 +33,76 @@ export async function addToRepository(
   progress: Progress,
   make: (folder: string) => Promise<void>,
 ): Promise<string> {
-  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(vcName)) {
-    throw new InvalidImage(`image ${JSON.stringify(vcName)}`, "can't be called that", NAME_RULE);
-  }
+  checkVcName(vcName);
   const into = resolve(given);
-  await mkdir(into, { recursive: true });
-  await using lock = await holdLock(into, 0).then(async (held) => {
-    if (!held) {
-      progress(`waiting for another process, which is writing into ${into}`);
-    }
-    return held ?? holdLock(into, LOCK_SECONDS);
-  });
-  if (!lock) {
-    throw new Locked(`the repository ${into}`, "another process is writing into it", "Wait for its end");
-  }
-  await clearAbandoned(into);
-  const former = await formerPath({ vcName, into, isReplacing });
-  return inWorkspace(into, async (workspace) => {
+  return inRepository(into, progress, async (workspace) => {
+    const former = await formerPath({ vcName, into, isReplacing });
     await make(workspace);
-    // A new temporary folder is its maker's alone, but servers and other users read repositories.
-    await chmod(workspace, 0o755);
     const folder = await freeFolder(into, vcName);
-    await rename(workspace, join(into, folder));
+    await settle(workspace, join(into, folder));
     await listImage(into, vcName, `${folder}/vc-in.xml`);
     if (former !== undefined) {
       await removeFormer(into, former);
     }
     return join(into, folder);
   });
+}
+
+/** @throws InvalidImage for what can't be the name of a folder, a line of vcdb.txt and a part of files' names */
+export function checkVcName(vcName: string): void {
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(vcName)) {
+    throw new InvalidImage(`image ${JSON.stringify(vcName)}`, "can't be called that", NAME_RULE);
+  }
+}
+
+/**
+ * Works on a repository that nobody else writes into meanwhile; it is made where there is none.
+ * @param work is handed a folder inside, which goes when it isn't settled by the end, or with whoever is interrupted
+ * @throws SiteFailure where it can't be written, Locked
+ */
+export async function inRepository<T>(
+  into: string,
+  progress: Progress,
+  work: (workspace: string) => Promise<T>,
+): Promise<T> {
+  try {
+    await mkdir(into, { recursive: true });
+    await using lock = await holdLock(into, 0).then(async (held) => {
+      if (!held) {
+        progress(`waiting for another process, which is writing into ${into}`);
+      }
+      return held ?? holdLock(into, LOCK_SECONDS);
+    });
+    if (!lock) {
+      throw new Locked(`the repository ${into}`, "another process is writing into it", "Wait for its end");
+    }
+    await clearAbandoned(into);
+    // Awaited here: the lock goes as soon as this returns.
+    return await inWorkspace(into, work);
+  } catch (error) {
+    throw unwritable(error, into);
+  }
+}
+
+/** Renaming a workspace puts all that is in it where it belongs at once. */
+export async function settle(workspace: string, folder: string): Promise<void> {
+  // A new temporary folder is its maker's alone, but servers and other users read repositories.
+  await chmod(workspace, 0o755);
+  await rename(workspace, folder);
+}
+
+/** What a folder fails with that can't be written, in words. Other failures stay what they are. */
+function unwritable(error: unknown, into: string): unknown {
+  const { code = "", path = into } = error as NodeJS.ErrnoException;
+  const isFull = code === "ENOSPC" || code === "EDQUOT";
+  const isRefused = ["EACCES", "EPERM", "EROFS", "EEXIST", "ENOTDIR"].includes(code) && path.startsWith(into);
+  return isFull || isRefused
+    ? new SiteFailure(
+        `the repository ${into}`,
+        `it can't be written (${code})`,
+        isFull ? "Make room there, or take a folder elsewhere" : "Name a folder that is yours to write into",
+      )
+    : error;
 }
 
 /** @returns the path of the image that is to be replaced */
@@ -76,7 +118,6 @@ async function formerPath({ into, vcName, isReplacing }: NewImage): Promise<stri
   return former;
 }
 
-/** A folder in the repository, so that renaming it is all at once; it goes with whoever is interrupted. */
 async function inWorkspace<T>(into: string, work: (workspace: string) => Promise<T>): Promise<T> {
   const workspace = await mkdtemp(join(into, WORKSPACE));
   const interrupted = (signal: NodeJS.Signals) => {

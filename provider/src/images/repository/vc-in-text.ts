@@ -8,13 +8,12 @@ export interface DescribedNode {
 }
 
 /**
- * A vc-in.xml that tools of all years can read: how disks are packed stands in `files` and in the node parts, and `driver`
- * and the domains' elements are there although few look at them.
+ * A vc-in.xml for PRAGMA's own tools too: how disks are packed stands in `files` (2014) and in the node parts (since 2015),
+ * and `driver` and the domains' elements are there although few look at them. Disks that are packed have a name each.
  * @param vcName letters, digits and `.`, `_`, `-` only
  */
 export function vcInText(vcName: string, frontend: DescribedNode, compute: DescribedNode): string {
-  const isShared = compute.disk.name === frontend.disk.name;
-  const disks = isShared ? [frontend.disk] : [frontend.disk, compute.disk];
+  const disks = [frontend.disk, compute.disk];
   return `<?xml version="1.0"?>
 <vc version="0.1">
   <virtualization engine="kvm" type="hvm" arch="x86_64"/>
@@ -25,10 +24,7 @@ ${disks.every(isPlain) ? "" : `  <files>${disks.map((disk) => fileElement(disk, 
   <compute>
     <boot_dependency parent="frontend">
       <wait type="clock" value="0"/>
-    </boot_dependency>${
-      // Tools that unpack a node's file take its parts away: the second would find none.
-      isShared ? "" : fileElement(compute.disk, "    ")
-    }
+    </boot_dependency>${fileElement(compute.disk, "    ")}
     ${domain(`${vcName}-compute`, compute, ["private"])}
   </compute>
   <networks>

@@ -108,7 +108,10 @@ class Reader {
     const devices = this.single(domain, "devices", where);
     const name = this.diskName(devices, where);
     const own = filesBelow(part);
-    const described = [...own, ...files].filter((file) => (attribute(file, "filename") ?? name) === name);
+    const described = [
+      ...own.filter((file) => (attribute(file, "filename") ?? name) === name),
+      ...files.filter((file) => subjectOf(file) === name),
+    ];
     if (own.length > 0 && described.length === 0) {
       throw this.invalid(`<file> in ${where} is about another file than ${name}`, "Its filename must be the disk's");
     }
@@ -248,6 +251,12 @@ class Reader {
 
 function isPacking(type: string): type is Packing {
   return (PACKINGS as readonly string[]).includes(type);
+}
+
+/** What a `<file>` of `<files>` makes, which need be no disk: what it says, else what its one part unpacks to. */
+function subjectOf(file: XmlElement): string | undefined {
+  const part = textOf(element(file, "part"));
+  return attribute(file, "filename") ?? (attribute(file, "type") === "gzip" ? part.replace(/\.gz$/i, "") : part);
 }
 
 /** All `<file>` elements below one, at any depth: tools of different years wrote them in different places. */

@@ -64,7 +64,7 @@ export class ExtFileSystem implements GuestFileSystem {
 
   async has(path: string): Promise<boolean> {
     const [folder, name] = parted(path);
-    return (await this.list(folder)).some((entry) => entry.name === name);
+    return (await this.list(folder || "/")).some((entry) => entry.name === name);
   }
 
   async read(path: string): Promise<string> {
@@ -72,7 +72,14 @@ export class ExtFileSystem implements GuestFileSystem {
   }
 
   async readBytes(path: string, atMost = MOST_OUTPUT): Promise<Buffer> {
-    return this.debugfs(`cat ${quoted(plainly(path))}`, atMost);
+    const content = await this.debugfs(`cat ${quoted(plainly(path))}`, atMost);
+    // Of a file that lies in its inode debugfs gives all that there is room for.
+    return content.at(-1) === 0 ? content.subarray(0, await this.sizeOf(path)) : content;
+  }
+
+  private async sizeOf(path: string): Promise<number | undefined> {
+    const [folder, name] = parted(path);
+    return (await this.list(folder || "/")).find((entry) => entry.name === name)?.size;
   }
 
   async linkTarget(path: string): Promise<string> {

@@ -112,10 +112,19 @@ export class Guestfish implements GuestFileSystem, AsyncDisposable {
     return (await this.ask(`readlink ${quoted(path)}`)).trimEnd();
   }
 
-  async makeFolder(path: string): Promise<void> {
-    // It takes a link on the way for something in the way.
-    if ((await this.ask(`is-dir ${quoted(path)} followsymlinks:true`)).trim() !== "true") {
-      await this.ask(`mkdir-p ${quoted(path)}`, "must");
+  /** @returns whether it wasn't there; the one that it is in must be */
+  async makeFolder(path: string): Promise<boolean> {
+    const isThere = (await this.ask(`is-dir ${quoted(path)} followsymlinks:true`)).trim() === "true";
+    if (!isThere) {
+      await this.ask(`mkdir ${quoted(path)}`, "must");
+    }
+    return !isThere;
+  }
+
+  /** @param label SELinux', if it is to have one */
+  async label(path: string, label: string | undefined): Promise<void> {
+    if (label !== undefined) {
+      await this.ask(`lsetxattr security.selinux ${quoted(label)} ${label.length} ${quoted(path)}`, "must");
     }
   }
 

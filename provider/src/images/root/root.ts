@@ -9,6 +9,8 @@ export interface RootPlace {
   /** Bytes from the start of the disk. */
   readonly offset: number;
   readonly kind: RootFileSystem;
+  /** Whether its files have SELinux' labels, so that what is put there needs them too. */
+  readonly isLabelled?: true;
 }
 
 /**
@@ -35,6 +37,6 @@ export async function withRoot<T>(
 }
 
 /** Where the root file system of a prepared disk is. */
-export function rootOf({ rootOffset, rootFileSystem }: DiskImage): RootPlace {
-  return { offset: rootOffset, kind: rootFileSystem ?? "ext" };
+export function rootOf({ rootOffset, rootFileSystem, isLabelled }: DiskImage): RootPlace {
+  return { offset: rootOffset, kind: rootFileSystem ?? "ext", ...(isLabelled && { isLabelled }) };
 }

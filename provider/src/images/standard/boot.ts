@@ -1,4 +1,5 @@
 import { posix } from "node:path";
+import { hasSataDrivers } from "../disk/devices";
 import { type Initramfs, initramfsAt } from "../disk/initramfs";
 import { hasVirtioDrivers } from "../disk/kernels";
 import { type BootFolder, type RootFacts, throughLinks } from "./root-facts";
@@ -103,29 +104,36 @@ export const BOOT_RULES: readonly Rule<RootFacts>[] = [
   },
   {
     id: "virtio-initramfs",
-    level: "error",
-    asks: "A kernel that has virtio drivers as modules finds them in its initramfs, where that can be seen.",
+    level: "warning",
+    asks: "A kernel that has virtio drivers as modules finds them in its initramfs, where that can be seen; with those for SATA alone nodes get SATA and e1000.",
     find: async (facts) => {
-      const { kernels, boot } = facts;
-      if (boot.isElsewhere || boot.initramfs.length === 0 || !kernels.some(hasVirtioDrivers)) {
-        return undefined;
-      }
-      if (kernels.some(({ disk }) => disk === "builtin")) {
-        return [];
-      }
-      const seen = await initramfsOf(facts);
-      if (seen.some(([, { modules }]) => modules.has("virtio_blk"))) {
-        return [];
-      }
-      const whole = seen.filter(([, { problem }]) => problem === undefined);
-      return whole.length < seen.length
-        ? undefined
-        : finding(
-            true,
-            "its initramfs has no driver for a virtio disk, so that a node wouldn't find its root",
-            ADD_DRIVERS,
-            whole.map(([path]) => path).join(", "),
-          );
+      const found = await foundDisks(facts);
+      return (
+        found &&
+        finding(
+          found.disks === "sata",
+          "its initramfs has drivers for a SATA disk and none for a virtio disk: its nodes get a SATA disk and e1000 NICs",
+          ADD_DRIVERS,
+          found.paths.join(", "),
+        )
+      );
+    },
+  },
+  {
+    id: "disk-initramfs",
+    level: "error",
+    asks: "An initramfs finds one of the disks that a node can have: virtio or SATA.",
+    find: async (facts) => {
+      const found = await foundDisks(facts);
+      return (
+        found &&
+        finding(
+          found.disks === "none",
+          "its initramfs has no driver for a virtio or SATA disk, so that a node wouldn't find its root",
+          ADD_DRIVERS,
+          found.paths.join(", "),
+        )
+      );
     },
   },
   {
@@ -145,6 +153,28 @@ export const BOOT_RULES: readonly Rule<RootFacts>[] = [
     },
   },
 ];
+
+/**
+ * Which disk a kernel with virtio drivers finds by its initramfs.
+ * @returns undefined where that can't be seen, or doesn't matter
+ */
+async function foundDisks(
+  facts: RootFacts,
+): Promise<{ readonly disks: "virtio" | "sata" | "none"; readonly paths: readonly string[] } | undefined> {
+  const { kernels, boot } = facts;
+  if (boot.isElsewhere || boot.initramfs.length === 0 || !kernels.some(hasVirtioDrivers)) {
+    return undefined;
+  }
+  const seen = await initramfsOf(facts);
+  const paths = seen.map(([path]) => path);
+  if (kernels.some(({ disk }) => disk === "builtin") || seen.some(([, { modules }]) => modules.has("virtio_blk"))) {
+    return { disks: "virtio", paths };
+  }
+  if (seen.some(([, { problem }]) => problem !== undefined)) {
+    return undefined;
+  }
+  return { disks: seen.some(([, { modules }]) => hasSataDrivers(modules)) ? "sata" : "none", paths };
+}
 
 /** Seen from the file system that holds them, or from the folder of the configuration. */
 function placesOf(path: string): string[] {

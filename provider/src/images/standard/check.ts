@@ -49,6 +49,8 @@ export interface Subject {
   readonly frontend?: string;
   /** Absent, or the same file: the frontend's disk serves. */
   readonly compute?: string;
+  /** What these are called for people. Default: as their files are. */
+  readonly names?: { readonly frontend: string; readonly compute: string };
 }
 
 export interface Report {
@@ -77,7 +79,7 @@ export interface RuleFinding extends Finding {
 }
 
 /** Holds an image against the standard's rules. Reads only; nothing is mounted, and a disk that serves both is read once. */
-export async function checkImage({ description, frontend, compute }: Subject): Promise<Report> {
+export async function checkImage({ description, frontend, compute, names }: Subject): Promise<Report> {
   const parts: Part[] = [];
   if (description) {
     const answers = await ask(DESCRIPTION_RULES, description);
@@ -85,9 +87,10 @@ export async function checkImage({ description, frontend, compute }: Subject): P
   }
   if (frontend !== undefined) {
     const isShared = compute === undefined || (await isSameFile(frontend, compute));
-    parts.push(await checkDisk(isShared && (description || compute) ? "frontend and compute" : "frontend", frontend));
+    const about = isShared && (description || compute) ? "frontend and compute" : "frontend";
+    parts.push({ ...(await checkDisk(about, frontend)), file: names?.frontend ?? frontend });
     if (!isShared) {
-      parts.push(await checkDisk("compute", compute));
+      parts.push({ ...(await checkDisk("compute", compute)), file: names?.compute ?? compute });
     }
   } else if (compute !== undefined) {
     parts.push(await checkDisk("compute", compute));

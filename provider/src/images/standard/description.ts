@@ -48,8 +48,8 @@ function nics({ text }: Description, node: "frontend" | "compute", expected: num
   const count = elements(element(part, "domain", "devices"), "interface").length;
   return finding(
     count !== expected,
-    `${node} has ${count} NICs`,
-    `Give its domain ${expected} <interface> elements: sites that take them from there would make too few, or too many`,
+    `${node} has ${count} NIC${count === 1 ? "" : "s"}`,
+    `Give its domain ${expected} <interface> element${expected === 1 ? "" : "s"}: sites that take them from there would make too few, or too many`,
   );
 }
 

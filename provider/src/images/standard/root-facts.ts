@@ -1,6 +1,8 @@
 import { posix } from "node:path";
+import { BOOT_CONFIGURATIONS, BOOT_ENTRIES, GRUB_ENVIRONMENTS } from "../disk/boot-configuration";
 import type { Bytes } from "../disk/bytes";
-import { hasVirtioDrivers, type Kernel, kernelsOf } from "../disk/kernels";
+import { devicesFor } from "../disk/devices";
+import { type Kernel, kernelsOf } from "../disk/kernels";
 import { type DiskLayout, rootSignature } from "../disk/layout";
 import type { Signature } from "../disk/signatures";
 import { tagsOf } from "../disk/tags";
@@ -16,7 +18,7 @@ export interface RootFacts {
   /** Numbers of the disk's partitions. */
   readonly partitions: ReadonlySet<number>;
   readonly kernels: readonly Kernel[];
-  /** How the disk is called on the machine: `vda`, or `sda` for one without virtio. */
+  /** How the disk is called on the machine that it gets here: `vda`, or `sda` for one that doesn't start from virtio. */
   readonly diskName: "vda" | "sda";
   readonly fstab: readonly FstabEntry[];
   readonly boot: BootFolder;
@@ -40,27 +42,14 @@ export interface BootFolder {
   readonly configurations: ReadonlyMap<string, string>;
 }
 
-const CONFIGURATIONS = [
-  "/boot/grub/grub.cfg",
-  "/boot/grub2/grub.cfg",
-  "/boot/grub/grub.conf",
-  "/boot/grub/menu.lst",
-  "/boot/extlinux/extlinux.conf",
-  "/boot/extlinux.conf",
-  "/boot/syslinux/syslinux.cfg",
-  "/extlinux.conf",
-  "/etc/lilo.conf",
-];
-/** Entries as systemd and Fedora's GRUB read them. */
-const ENTRIES = "/boot/loader/entries";
-const KERNEL_OPTIONS = "/boot/grub2/grubenv";
 /** More than are of any use. */
 const MOST_FILES = 16;
 const MOST_LINES = 200;
 
 export async function rootFacts(disk: Bytes, layout: DiskLayout, root: GuestFileSystem): Promise<RootFacts> {
-  const [kernels, fstab, reader, tags] = await Promise.all([
+  const [kernels, devices, fstab, reader, tags] = await Promise.all([
     kernelsOf(root),
+    devicesFor(root),
     readFstab(root),
     findProgram(root),
     tagsOf(disk, layout),
@@ -71,7 +60,7 @@ export async function rootFacts(disk: Bytes, layout: DiskLayout, root: GuestFile
     tags,
     partitions: new Set(layout.table?.partitions.map(({ number }) => number)),
     kernels,
-    diskName: kernels.some(hasVirtioDrivers) ? "vda" : "sda",
+    diskName: devices === "virtio" ? "vda" : "sda",
     fstab,
     boot: await readBoot(root, fstab),
     reader,
@@ -97,11 +86,11 @@ async function readBoot(root: GuestFileSystem, fstab: readonly FstabEntry[]): Pr
   );
   const files = listed.flat();
   const named = (pattern: RegExp) => files.filter((path) => pattern.test(posix.basename(path)));
-  const entries = (await root.list(ENTRIES)).filter(({ kind, name }) => kind === "file" && name.endsWith(".conf"));
+  const entries = (await root.list(BOOT_ENTRIES)).filter(({ kind, name }) => kind === "file" && name.endsWith(".conf"));
   const paths = [
-    ...CONFIGURATIONS,
-    KERNEL_OPTIONS,
-    ...entries.slice(0, MOST_FILES).map(({ name }) => `${ENTRIES}/${name}`),
+    ...Object.values(BOOT_CONFIGURATIONS).flat(),
+    ...GRUB_ENVIRONMENTS,
+    ...entries.slice(0, MOST_FILES).map(({ name }) => `${BOOT_ENTRIES}/${name}`),
   ];
   const texts = await Promise.all(
     paths.map(async (path) => [path, await root.read(await throughLinks(root, path))] as const),

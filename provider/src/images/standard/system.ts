@@ -21,8 +21,12 @@ export const SYSTEM_RULES: readonly Rule<RootFacts>[] = [
     level: "error",
     asks: "The root file system holds a system: `/etc`, and an init.",
     find: async ({ root }) => {
-      const [hasEtc, init] = await Promise.all([root.has("/etc"), findInit(root)]);
-      const missing = [...(hasEtc ? [] : ["/etc"]), ...(init ? [] : ["an init (/sbin/init or systemd)"])].join(" and ");
+      // A link that leads nowhere, or to itself, has the name alone.
+      const [etc, init] = await Promise.all([root.list("/etc"), findInit(root)]);
+      const missing = [
+        ...(etc.length > 0 ? [] : ["/etc with something in it"]),
+        ...(init ? [] : ["an init (/sbin/init or systemd)"]),
+      ].join(" and ");
       return finding(
         missing !== "",
         `its root file system lacks ${missing}`,
