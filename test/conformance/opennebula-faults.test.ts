@@ -681,13 +681,14 @@ describe("OpenNebula, when things go wrong", () => {
     await boot(cluster, "frontend");
     const ref: NodeRef<ClusterRecord> = { cluster, node: "frontend" };
     await driver.waitFor(ref, "ready", { seconds: 5, progress: SILENT });
-    const before = new Map((machines()[0] as Machine).context);
-    expect(await driver.reconfigure(ref, "<vc>new</vc>")).to.equal("live");
-    const after = new Map((machines()[0] as Machine).context);
-    expect(Buffer.from(after.get("VC_OUT_XML_BASE64") ?? "", "base64").toString()).to.equal("<vc>new</vc>");
-    for (const [name, value] of before) {
-      expect(after.get(name), name).to.equal(name === "VC_OUT_XML_BASE64" ? after.get(name) : value);
-    }
+    const before = Object.fromEntries((machines()[0] as Machine).context ?? []);
+    const rekeyed = { ...cluster, publicKeys: ["ssh-ed25519 BBBB another"] };
+    expect(await driver.reconfigure({ ...ref, cluster: rekeyed }, "<vc>new</vc>")).to.equal("live");
+    expect(Object.fromEntries((machines()[0] as Machine).context ?? [])).to.deep.equal({
+      ...before,
+      VC_OUT_XML_BASE64: Buffer.from("<vc>new</vc>").toString("base64"),
+      SSH_PUBLIC_KEY: "ssh-ed25519 BBBB another",
+    });
     expect((machines()[0] as Machine).user.get("VC_ROLE")).to.deep.equal(["frontend"]);
   });
 

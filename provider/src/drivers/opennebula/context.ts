@@ -41,15 +41,19 @@ export function contextOf(
   return {
     NETWORK: "YES",
     SET_HOSTNAME: node === "frontend" ? cluster.plan.frontend.fqdn : node,
-    SSH_PUBLIC_KEY: cluster.publicKeys.join("\n"),
     START_SCRIPT_BASE64: base64(START_SCRIPT),
-    [VC_OUT]: base64(vcOut),
+    ...changingContextOf(cluster, vcOut),
     VC_HOST_KEY_BASE64: base64(keys.hostKey.private),
     VC_HOST_PUBLIC_KEY_BASE64: base64(`${keys.hostKey.public}\n`),
     VC_ROOT_KEY_BASE64: base64(keys.rootKey.private),
     VC_ROOT_PUBLIC_KEY_BASE64: base64(`${keys.rootKey.public}\n`),
     ...(options.reportsReady && { TOKEN: "YES", REPORT_READY: "YES" }),
   };
+}
+
+/** What of it changes while a machine is there. one-context lets whoever is in SSH_PUBLIC_KEY in, at every start. */
+export function changingContextOf({ publicKeys }: ClusterRecord, vcOut: string): TemplateGroup {
+  return { SSH_PUBLIC_KEY: publicKeys.join("\n"), [VC_OUT]: base64(vcOut) };
 }
 
 /** The keys that a machine was given. */

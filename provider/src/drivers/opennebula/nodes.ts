@@ -17,7 +17,7 @@ import { refuseForeign } from "../ownership";
 import type { OpenNebulaSettings } from "../settings";
 import type { OneClient } from "./client";
 import type { Clusters } from "./clusters";
-import { contextOf, VC_OUT, vcOutTags } from "./context";
+import { changingContextOf, contextOf, VC_OUT, vcOutTags } from "./context";
 import { type Images, mibOf, refuseForeignDisk } from "./images";
 import { InjectedImages, isInjected, readinessOf } from "./injected-images";
 import { type Machines, nodeTags } from "./machines";
@@ -101,7 +101,7 @@ export class Nodes {
         );
       }
       await this.reshape(vm.id, request.plan, request.stop);
-      await this.start(vm.id, request.vcOut);
+      await this.start(vm.id, request.vcOut, node.cluster);
       if (vm.state === VM.HOLD) {
         // It has had no disk until now.
         await this.growDisk(await this.present(vm.id), request.plan, request.stop);
@@ -280,14 +280,17 @@ export class Nodes {
     }
   }
 
-  /** Lets one that is off or paused run, with the vc-out.xml that waits for it. */
-  private async start(id: number, vcOut: string): Promise<void> {
+  /**
+   * Lets one that is off or paused run, with the vc-out.xml that waits for it.
+   * @param cluster absent: what its context has is what waits
+   */
+  private async start(id: number, vcOut: string, cluster?: ClusterRecord): Promise<void> {
     const vm = await this.present(id);
     const waits = vm.attributes.get(TAG.vcOutWaits) === "YES" && !isInjectedInto(vm);
-    const isStale = waits && vm.context.get(VC_OUT) !== base64(vcOut);
+    const stale = waits && vm.context.get(VC_OUT) !== base64(vcOut) ? cluster : undefined;
     const isPaused = phaseOf(vm) === "paused";
-    if (isStale && !isPaused) {
-      await this.updateContext(id, vcOut);
+    if (stale && !isPaused) {
+      await this.updateContext(id, stale, vcOut);
     }
     if (!isPaused && vm.attributes.get(READY) === "YES") {
       // That was before; a guest that is only paused goes on as it was.
@@ -306,11 +309,11 @@ export class Nodes {
           return "done";
         default:
           // The disc of one that is paused can't be made anew before it runs.
-          return isStale && isPaused ? "wait" : "done";
+          return stale && isPaused ? "wait" : "done";
       }
     });
-    if (isStale && isPaused) {
-      await this.updateContext(id, vcOut);
+    if (stale && isPaused) {
+      await this.updateContext(id, stale, vcOut);
     }
     if (waits) {
       await this.client.append("vm", id, vcOutTags(vcOut));
@@ -487,7 +490,7 @@ export class Nodes {
     }
     // The disc of one that is paused can't be made anew before it runs: `start` does.
     if (!has && phase !== "paused") {
-      await this.updateContext(id, vcOut);
+      await this.updateContext(id, node.cluster, vcOut);
     }
     if (live) {
       await this.client.append("vm", id, vcOutTags(vcOut));
@@ -513,8 +516,8 @@ export class Nodes {
   }
 
   /** Appending merges into CONTEXT; the default would take all other variables away. */
-  private async updateContext(id: number, vcOut: string): Promise<void> {
-    const text = templateText({ CONTEXT: { [VC_OUT]: base64(vcOut) } });
+  private async updateContext(id: number, cluster: ClusterRecord, vcOut: string): Promise<void> {
+    const text = templateText({ CONTEXT: changingContextOf(cluster, vcOut) });
     const end = Date.now() + CHANGE_SECONDS * 1000;
     for (;;) {
       await this.settle(await this.present(id));
