@@ -28,7 +28,13 @@ describe("hazards of rocks", function () {
 
   afterEach(async () => {
     site.rocks.before = SILENT;
-    Object.assign(site.rocks.state, { silent: [], unstoppable: [], databaseIsDown: false, version: "7.0" });
+    Object.assign(site.rocks.state, {
+      silent: [],
+      unstoppable: [],
+      databaseIsDown: false,
+      version: "7.0",
+      restarted: [],
+    });
     expect(left(), "left in the tables").to.deep.equal([]);
   });
 
@@ -141,6 +147,18 @@ describe("hazards of rocks", function () {
     await destroy(cluster);
   });
 
+  it("remove cluster restarts the network of every host where it finds no VLAN to remove: then it isn't run", async () => {
+    const cluster = await allocated();
+    // As a `remove cluster` that was cut off leaves it.
+    for (const { node, iface } of site.rocks.state.interfaces.filter((nic) => nic.iface.startsWith("vlan"))) {
+      site.rocks.run("remove", "host", "interface", node, iface);
+    }
+    await destroy(cluster);
+    expect(site.rocks.state.restarted).to.deep.equal([]);
+    await destroy(await allocated());
+    expect(site.rocks.state.restarted).to.not.include("compute-0-0");
+  });
+
   it("a machine that runs goes on without its row: it is stopped before", async () => {
     const cluster = await allocated();
     site.rocks.run("start", "host", "vm", vmName(cluster.name, "compute-0"));
@@ -241,6 +259,7 @@ describe("hazards of rocks", function () {
         true,
       );
     }
+    expect(site.rocks.state.restarted, "below other machines there").to.deep.equal([]);
     await destroy(await resized(cluster, 1));
   });
 

@@ -225,6 +225,13 @@ class Run {
       case "stop host vm":
         this.stop(given);
         return;
+      case "sync host network":
+        this.syncNetwork(
+          this.nodesOf(positional)
+            .map(({ name }) => (positional.length > 0 ? name : ""))
+            .filter(Boolean),
+        );
+        return;
       case "pause host vm":
         this.setStatus(positional, "active", "paused");
         return;
@@ -862,6 +869,7 @@ class Run {
       throw new Abort("must supply at least one frontend name");
     }
     const frontends = names.map((name) => this.node(name));
+    const touched = new Set<string>();
     for (const frontend of frontends) {
       if (frontend.membership !== "Frontend" || !this.vmOf(frontend)) {
         throw new Abort(`host ${frontend.name} is not a virtual frontend`);
@@ -874,8 +882,9 @@ class Run {
           throw new PythonError("AttributeError: 'NoneType' object has no attribute 'name'");
         }
         for (const { vlan } of this.nicsOf(node)) {
-          if (vlan && this.state.interfaces.some((nic) => nic.node === host && nic.iface === `vlan${vlan}`)) {
+          if (vlan && this.findsVlan(host, vlan)) {
             rows.set(`${host} ${vlan}`, [vlan, host]);
+            touched.add(host);
           }
         }
       }
@@ -887,6 +896,24 @@ class Run {
       this.removeNodes(going);
     }
     this.say("Syncing configuration");
+    this.syncNetwork([...touched]);
+  }
+
+  /** By the network that the VLAN and a NIC of its host's are in. */
+  private findsVlan(host: string, vlan: number): boolean {
+    const nics = this.state.interfaces.filter(({ node }) => node === host);
+    return nics.some(
+      (row) =>
+        row.iface.startsWith("vlan") &&
+        row.vlan === vlan &&
+        nics.some(({ iface, subnet }) => !iface.startsWith("vlan") && subnet !== null && subnet === row.subnet),
+    );
+  }
+
+  /** No host is every host that Rocks manages. */
+  private syncNetwork(hosts: readonly string[]): void {
+    const managed = this.state.nodes.filter(({ membership }) => /^(Compute|VM Container)$/.test(membership));
+    this.state.restarted.push(...(hosts.length > 0 ? hosts : managed.map(({ name }) => name)));
   }
 
   private removeHostInterface(positional: readonly string[]): void {

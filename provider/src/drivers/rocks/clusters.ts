@@ -251,7 +251,9 @@ export class Clusters {
 
   /** Takes rows that nothing was made from out of the tables. */
   private async removeGone(name: string, nodes: readonly string[]): Promise<void> {
-    await this.frontend.sequence(nodes.map((node) => ["remove", "host", vmName(name, node)]));
+    if (nodes.length > 0) {
+      await this.frontend.rocks(["remove", "host", ...nodes.map((node) => vmName(name, node))]);
+    }
   }
 
   /** Gives the rows that nothing was made from yet their shape and their disk, and the frontend's its mark. */
@@ -285,8 +287,8 @@ export class Clusters {
     const added = [...Rows.of(name, now).values()].map((vm) => vm.name).filter((vm) => !had.has(vm));
     if (added.length > 0) {
       await this.rows.remove(name, added, vlan, now).catch(() =>
-        // Others are in its VLAN: only one by one do they stay.
-        this.frontend.sequence(added.map((vm) => ["remove", "host", vm])),
+        // Others are in its VLAN: by name alone they stay.
+        this.frontend.rocks(["remove", "host", ...added]),
       );
     }
     await this.rows.removeStrayVlan(vlan, before);

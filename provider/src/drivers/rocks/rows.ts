@@ -7,7 +7,7 @@ import type { RocksFrontend } from "./frontend";
 import { nodeOf, vmName } from "./names";
 import { vmsOf } from "./site";
 import type { ClusterFile } from "./store";
-import type { RocksVm } from "./tables";
+import type { RocksInterface, RocksVm } from "./tables";
 
 const MIB = 1024 * 1024;
 
@@ -69,14 +69,14 @@ export class Rows {
     }
   }
 
-  /** The VLAN on each host of the cluster's that hasn't got it: `add host vm` doesn't see to that. */
+  /**
+   * The VLAN on each host of the cluster's that hasn't got it: `add host vm` doesn't see to that. `start host vm` brings it
+   * up; `sync host network` would restart the network below everybody's machines there.
+   */
   async addVlan(vlan: number, hosts: Iterable<string>, { interfaces }: Tables): Promise<void> {
     const missing = [...new Set(hosts)].filter((host) => !hasVlan(interfaces, host, vlan));
     await this.frontend.sequence(
-      missing.flatMap((host) => [
-        ["add", "host", "interface", host, `vlan${vlan}`, "subnet=private", `vlan=${vlan}`],
-        ["sync", "host", "network", host],
-      ]),
+      missing.map((host) => ["add", "host", "interface", host, `vlan${vlan}`, "subnet=private", `vlan=${vlan}`]),
     );
   }
 
@@ -147,14 +147,12 @@ export class Rows {
         );
       }
     }
-    // `remove cluster` dies of a machine whose container was removed.
     const isWhole = all?.length === going.size && all.every((one) => going.has(one));
-    const areHoused = tables.vms.filter(({ name }) => going.has(name)).every(({ host }) => host !== "");
-    if (isWhole && areHoused) {
-      await this.frontend.rocks(["remove", "cluster", cluster]);
-    } else {
-      await this.frontend.sequence(vms.map((vm) => ["remove", "host", vm]));
-    }
+    const hosts = tables.vms.flatMap(({ name, host }) => (going.has(name) ? [host] : []));
+    // `remove cluster` dies of a machine whose container was removed, and where it finds no VLAN to remove it restarts the
+    // network of every host that Rocks manages.
+    const isSafe = hosts.every((host) => host !== "") && hosts.some((host) => carries(tables.interfaces, host, vlan));
+    await this.frontend.rocks(isWhole && isSafe ? ["remove", "cluster", cluster] : ["remove", "host", ...vms]);
   }
 
   /**
@@ -239,6 +237,18 @@ function addClusterCommand({ name, plan }: ClusterRecord, vlan: number, hosts: C
         ]
       : []),
   ];
+}
+
+/** Whether Rocks finds a cluster's VLAN on a host: by the network that it and a NIC of the host's are in. */
+function carries(interfaces: Tables["interfaces"], host: string, vlan: number | undefined): boolean {
+  const nics = interfaces.filter((nic) => nic.host === host);
+  const isPhysical = ({ iface }: RocksInterface) => !iface.startsWith("vlan");
+  return nics.some(
+    (row) =>
+      row.iface === `vlan${vlan}` &&
+      row.vlan === vlan &&
+      nics.some((nic) => isPhysical(nic) && nic.subnet !== "" && nic.subnet === row.subnet),
+  );
 }
 
 function hasVlan(interfaces: Tables["interfaces"], host: string, vlan: number): boolean {
