@@ -279,6 +279,49 @@ describe("hazards of rocks", function () {
     expect(site.rocks.commands).to.deep.equal([]);
   });
 
+  it("a name that DNS knows of elsewhere is free here", async () => {
+    const record = await planned();
+    site.rocks.state.elsewhere = [record.name, vmName(record.name, "compute-0")];
+    expect(await driver.find(record.name)).to.equal(undefined);
+    await driver.allocate(record);
+    await driver.fixImages(record, SILENT);
+    await boot(record, "compute-0");
+    site.rocks.run("remove", "host", record.name);
+    expect([...(await driver.read(record.name)).keys()]).to.deep.equal(["compute-0"]);
+    await destroy(record);
+  });
+
+  it("another's frontend that is called as a compute of ours would be is left alone", async () => {
+    const cluster = await allocated(0);
+    const rival = vmName(cluster.name, "compute-0");
+    site.rocks.run("add", "cluster", "198.51.100.99", "0", `fe-name=${rival}`);
+    const error = await failure(resized(cluster, 1));
+    expect(error).to.be.instanceOf(ForeignOwner);
+    expect(error.message).to.include(rival);
+    await resized(cluster, 0);
+    await destroy(cluster);
+    expect(site.rocks.run("list", "cluster", rival)).to.include(rival);
+    site.rocks.run("remove", "cluster", rival);
+  });
+
+  it("a host of the site's that is called as a compute of ours would be is told before anything is made", async () => {
+    const error = await failure(driver.allocate(await planned(1, "container-0")));
+    expect(error).to.be.instanceOf(ForeignOwner);
+    expect(error.message).to.include("vm-container-0-0");
+  });
+
+  it("clusters of others may have names that Rocks itself chokes on", async () => {
+    site.rocks.run("add", "cluster", "198.51.100.99", "0", "fe-name=odd");
+    const rename = (from: string, to: string) => {
+      const text = JSON.stringify(site.rocks.state).replaceAll(JSON.stringify(from), JSON.stringify(to));
+      Object.assign(site.rocks.state, JSON.parse(text));
+    };
+    rename("odd", "Bob's");
+    expect(await driver.survey()).to.deep.equal([]);
+    rename("Bob's", "odd");
+    site.rocks.run("remove", "cluster", "odd");
+  });
+
   it("a database that is down is no site without clusters", async () => {
     const record = await planned();
     site.rocks.state.databaseIsDown = true;

@@ -272,13 +272,21 @@ class Run {
     if (membership) {
       return nodes.filter((node) => node.membership === membership);
     }
-    const rack = /^rack(\d+)$/.exec(name)?.[1];
-    if (rack !== undefined) {
+    if (name.startsWith("rack")) {
+      const rack = name.slice(4);
+      if (!/^\d+$/.test(rack)) {
+        throw new PythonError(`ValueError: invalid literal for int() with base 10: '${rack}'`);
+      }
       return nodes.filter((node) => node.rack === Number(rack));
     }
     if (name.includes("%")) {
       const pattern = new RegExp(`^${name.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&").replaceAll("%", ".*")}$`);
       return nodes.filter((node) => pattern.test(node.name));
+    }
+    if (name.split("'").length % 2 === 0) {
+      throw new PythonError(
+        'sqlalchemy.exc.ProgrammingError: (ProgrammingError) (1064, "You have an error in your SQL syntax")',
+      );
     }
     if (name.startsWith("select") || name.includes("'")) {
       return [];
@@ -286,7 +294,9 @@ class Run {
     const nic = interfaces.find(({ ip, mac }) => ip === name || mac === name);
     const node = nodes.find((one) => one.name === name.replace(/\.local$/, "") || one.name === nic?.node);
     if (!node) {
-      throw new Abort(`cannot resolve host "${name}"`);
+      throw new Abort(
+        this.state.elsewhere.includes(name) ? `host "${name}" is not in cluster` : `cannot resolve host "${name}"`,
+      );
     }
     return [node];
   }

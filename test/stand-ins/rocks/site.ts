@@ -18,6 +18,8 @@ export interface StandInState {
   /** Machines that `stop` leaves running, as it does when libvirt fails. */
   unstoppable: string[];
   databaseIsDown: boolean;
+  /** Names of hosts elsewhere that DNS knows. */
+  elsewhere: string[];
   /** Hosts whose network `sync host network` has restarted, below all machines on them. */
   restarted: string[];
 }
@@ -137,6 +139,7 @@ export function freshSite(version: StandInState["version"] = "7.0"): StandInStat
     deaf: [],
     unstoppable: [],
     databaseIsDown: false,
+    elsewhere: [],
     restarted: [],
   };
 }

@@ -10,16 +10,16 @@ import { refuseForeign } from "../ownership";
 import { allDone, Reverter } from "../reverter";
 import type { RocksSettings } from "../settings";
 import { baseFile, type Disks, gigabytes, partFile } from "./disks";
-import { type Facts, publicNetworkOf, readTables, type Tables } from "./facts";
-import { ContainerUnreachable, type RocksFrontend } from "./frontend";
+import { type Facts, LIST_HOSTS, publicNetworkOf, readTables, type Tables } from "./facts";
+import { type Answer, ContainerUnreachable, type RocksFrontend } from "./frontend";
 import type { Locks } from "./locks";
 import { decodeMark, encodeMark, MARK_ATTRIBUTE } from "./marks";
-import { refuseBadName, vmName } from "./names";
+import { isVmName, refuseBadName, vmName } from "./names";
 import { freeVlan, place } from "./placement";
 import { Rows } from "./rows";
 import { describeSite, roomsLeft, takenAddresses, takenSubnets, vmsOf } from "./site";
 import type { ClusterFile, NodeFile, Store, StoreContent } from "./store";
-import { parseAttributes, parseHosts } from "./tables";
+import { parseAttributes, parseHosts, type RocksVm } from "./tables";
 import { vlansOf } from "./vlans";
 
 /** What the engine asks at once arrives within this time. */
@@ -48,7 +48,7 @@ export class Clusters {
     this.found = new Batcher((names) => this.load(names), TOGETHER_MS);
   }
 
-  /** One request for all that ask at the same time, and one more where there is no record. */
+  /** One request for all that ask at the same time, and one or two more where there is no record. */
   async find(name: string): Promise<ClusterRecord | undefined> {
     refuseBadName(name);
     const found = await this.found.get(name);
@@ -70,32 +70,39 @@ export class Clusters {
     );
   }
 
-  /** The mark of each host of these names that is in Rocks' tables, undefined for one without. One request. */
+  /** The mark of each host of these names that is in Rocks' tables, undefined for one without. */
   private async marksOf(names: readonly string[]): Promise<Map<string, Mark | undefined>> {
-    const commands = names.flatMap((name) => [
-      ["list", "host", name, "json=true"],
-      ["list", "host", "attr", name],
-    ]);
+    const listed = await this.listed(names);
+    const commands = listed.map((name) => ["list", "host", "attr", name]);
     const answers = await this.frontend.lists(commands);
-    const marks = new Map<string, Mark | undefined>();
-    names.forEach((name, index) => {
-      const [hosts, attributes] = [index * 2, index * 2 + 1].map((at) => {
-        const answer = answers[at];
-        return answer === undefined ? "" : this.outputIfThere(answer, commands[at] ?? []);
-      });
-      if (parseHosts(hosts ?? "", name).some((host) => host.name === name)) {
-        marks.set(name, decodeMark(parseAttributes(attributes ?? "").get(MARK_ATTRIBUTE)));
-      }
-    });
-    return marks;
+    return new Map(
+      answers.flatMap((answer, index) => {
+        const said = this.outputIfThere(answer, commands[index] ?? []);
+        const mark = decodeMark(parseAttributes(said ?? "").get(MARK_ATTRIBUTE));
+        return said === undefined ? [] : [[listed[index] ?? "", mark] as const];
+      }),
+    );
   }
 
-  private outputIfThere(answer: Parameters<RocksFrontend["outputOf"]>[0], args: readonly string[]): string {
+  /**
+   * Which of these are in Rocks' tables. All hosts are listed: asked for one that it doesn't know, Rocks asks DNS, which may
+   * take long, and takes whoever has that address for the one that is meant.
+   */
+  async listed(names: readonly string[]): Promise<string[]> {
+    if (names.length === 0) {
+      return [];
+    }
+    const hosts = new Set(parseHosts(await this.frontend.rocks(LIST_HOSTS)).map(({ name }) => name));
+    return names.filter((name) => hosts.has(name));
+  }
+
+  /** @returns undefined where the host went meanwhile */
+  private outputIfThere(answer: Answer, args: readonly string[]): string | undefined {
     try {
       return this.frontend.outputOf(answer, args);
     } catch (error) {
       if (error instanceof NotFound) {
-        return "";
+        return undefined;
       }
       throw error;
     }
@@ -115,8 +122,10 @@ export class Clusters {
     );
     const present = content.clusters.get(name);
     await this.refuseOthers(wished, content, before);
+    refuseTakenNames(wished, before);
     this.refuseTaken(wished, facts, before, content);
-    const own = Rows.of(name, before);
+    const vlan = present?.vlan ?? Rows.vlanOf(name, before) ?? this.chooseVlan(before, content);
+    const own = Rows.inVlan(name, vlan, before);
     const records = [...content.clusters.values()].map(({ record }) => record);
     refuseOversize(wished.plan, describeSite(this.settings, facts, before, records), own.values());
 
@@ -128,9 +137,8 @@ export class Clusters {
       ),
     );
     const leaving = [...own.keys()].filter((node) => !vmsOf(record).has(node));
-    const vlan = present?.vlan ?? Rows.vlanOf(name, before) ?? this.chooseVlan(before, content);
     const staying = leaving.filter((node) => machines.has(node));
-    const hosts = this.choosePlaces(record, before, staying, present?.hosts);
+    const hosts = this.choosePlaces(record, before, own, staying, present?.hosts);
     const file: ClusterFile = { record, vlan, hosts };
 
     await using reverter = new Reverter();
@@ -213,10 +221,10 @@ export class Clusters {
   private choosePlaces(
     record: ClusterRecord,
     tables: Tables,
+    own: ReadonlyMap<string, RocksVm>,
     leaving: readonly string[],
     former: ClusterFile["hosts"] = {},
   ): Record<string, string> {
-    const own = Rows.of(record.name, tables);
     const { frontendHost } = this.settings;
     const nodes = nodesOf(record.plan).map((planned, index) => ({
       ...planned,
@@ -231,7 +239,7 @@ export class Clusters {
       placed.set("frontend", frontendHost);
     }
     const silent = new Set(tables.vms.flatMap(({ host, status }) => (status === "nostate-error" ? [host] : [])));
-    const rooms = roomsLeft(this.settings, tables, record.name).map((room) => {
+    const rooms = roomsLeft(this.settings, tables, new Set([...own.values()].map(({ name }) => name))).map((room) => {
       const stay = [...placed].flatMap(([node, host]) =>
         host === room.name ? [nodes.find((one) => one.node === node) ?? own.get(node)] : [],
       );
@@ -284,7 +292,7 @@ export class Clusters {
   private async undoRows(name: string, vlan: number, before: Tables): Promise<void> {
     const now = await readTables(this.frontend, { status: false });
     const had = new Set(before.vms.map((vm) => vm.name));
-    const added = [...Rows.of(name, now).values()].map((vm) => vm.name).filter((vm) => !had.has(vm));
+    const added = [...Rows.inVlan(name, vlan, now).values()].map((vm) => vm.name).filter((vm) => !had.has(vm));
     if (added.length > 0) {
       await this.rows.remove(name, added, vlan, now).catch(() =>
         // Others are in its VLAN: by name alone they stay.
@@ -299,8 +307,7 @@ export class Clusters {
    * @throws what `allocate` throws
    */
   async ensureRow(file: ClusterFile, node: string): Promise<void> {
-    const answers = await this.frontend.lists([["list", "host", vmName(file.record.name, node), "json=true"]]);
-    if (answers[0]?.exitCode !== 0) {
+    if ((await this.listed([vmName(file.record.name, node)])).length === 0) {
       await this.allocate(file.record);
     }
   }
@@ -365,9 +372,9 @@ export class Clusters {
       const [content, tables] = await allDone(this.store.read([name]), readTables(this.frontend, { status: true }));
       const present = content.clusters.get(name);
       await this.refuseOthers(cluster, content, tables);
-      const rows = [...Rows.of(name, tables).values()];
-      const vms = rows.map((vm) => vm.name);
       const vlan = present?.vlan ?? Rows.vlanOf(name, tables);
+      const rows = [...(vlan === undefined ? Rows.of(name, tables) : Rows.inVlan(name, vlan, tables)).values()];
+      const vms = rows.map((vm) => vm.name);
       if (vms.length > 0) {
         await this.stop(rows.flatMap((vm) => (vm.host !== "" && vm.status !== "nostate" ? [vm.name] : [])));
         await this.rows.remove(name, vms, vlan, tables);
@@ -423,8 +430,9 @@ export class Clusters {
   async survey(): Promise<FoundCluster[]> {
     const [content, tables] = await Promise.all([this.store.read(), readTables(this.frontend, { status: false })]);
     const { clusters, nodes, locks } = content;
+    // Names that we would never give may be more than names where Rocks pastes them.
     const unrecorded = tables.clusters.flatMap(({ frontend, isVirtual }) =>
-      isVirtual && !clusters.has(frontend) ? [frontend] : [],
+      isVirtual && !clusters.has(frontend) && isVmName(frontend) ? [frontend] : [],
     );
     const marked = [...(await this.marksOf(unrecorded))].flatMap(([name, mark]) =>
       mark ? [[name, mark] as const] : [],
@@ -483,7 +491,7 @@ export class Clusters {
     const { containers, frontendHost } = this.settings;
     const listed =
       containers ??
-      parseHosts(await this.frontend.rocks(["list", "host", "json=true"])).flatMap((host) =>
+      parseHosts(await this.frontend.rocks(LIST_HOSTS)).flatMap((host) =>
         host.membership === "VM Container" ? [host.name] : [],
       );
     const recorded = [...files].flatMap(({ hosts }) => Object.values(hosts));
@@ -498,6 +506,18 @@ function decided(wished: ClusterRecord, present: ClusterRecord | undefined, tabl
   const macs = new Map([...Rows.macsOf(wished, tables), ...(present ? macsOf(present.plan) : [])]);
   const open = [...macsOf(wished.plan)].flatMap(([ip, mac]) => (mac === SITE_DECIDES ? [ip] : []));
   return withMacs(wished.plan, new Map([...macs].filter(([ip, mac]) => open.includes(ip) && mac !== SITE_DECIDES)));
+}
+
+/** Physical hosts and the frontends of other clusters may be called as a compute of this one would be. */
+function refuseTakenNames(record: ClusterRecord, { hosts, vms, clusters }: Tables): void {
+  const others = new Set([
+    ...hosts.flatMap(({ name }) => (vms.some((vm) => vm.name === name) ? [] : [name])),
+    ...clusters.flatMap(({ frontend }) => (frontend === record.name ? [] : [frontend])),
+  ]);
+  const taken = [...vmsOf(record).values()].find((vm) => others.has(vm));
+  if (taken !== undefined) {
+    throw unmarked(taken);
+  }
 }
 
 function unmarked(name: string): ForeignOwner {

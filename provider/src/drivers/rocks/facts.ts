@@ -37,7 +37,7 @@ export interface Tables {
   readonly clusters: readonly RocksCluster[];
 }
 
-const LIST_HOSTS = ["list", "host", "json=true"];
+export const LIST_HOSTS = ["list", "host", "json=true"];
 const LIST_VMS = ["list", "host", "vm", "showdisks=true", "json=true"];
 const LIST_VMS_WITH_STATUS = ["list", "host", "vm", "showdisks=true", "status=true", "json=true"];
 const LIST_INTERFACES = ["list", "host", "interface", "json=true"];

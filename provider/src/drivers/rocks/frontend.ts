@@ -40,6 +40,9 @@ while [ ! -e "$there" ]; do there=$(dirname "$there"); done
 const SUDO_REFUSES = /^sudo: (?!unable to resolve host)|^Sorry, user | is not in the sudoers file/;
 const SUDO_FINDS_NOTHING = /^sudo: \S+: command not found/;
 
+/** How `rocks` says that it doesn't know a host; with the second words where DNS does. */
+export const NO_HOST = /^cannot resolve host|^host "[^"]*" is not in cluster/;
+
 /** Runs a command and says on a line of its own how it ended and what it said on stderr. Nothing of ours is its input. */
 const RUN = `export LC_ALL=C
 exec 3>&1
@@ -261,7 +264,7 @@ export class RocksFrontend {
         "See whether that container runs",
       );
     }
-    return /^cannot resolve host/.test(words) ? new NotFound(what, words) : new SiteFailure(what, words);
+    return NO_HOST.test(words) ? new NotFound(what, words) : new SiteFailure(what, words);
   }
 
   /** @param said sudo's words */

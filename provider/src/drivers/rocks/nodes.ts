@@ -182,9 +182,8 @@ export class Nodes {
     if (isLeaving && record.hosts[node] !== undefined) {
       await this.locks.withSite(cluster, async () => {
         // Its place isn't kept any more.
-        const answer = await this.frontend.lists([["list", "host", vm, "json=true"]]);
-        if (answer[0]?.exitCode === 0) {
-          await this.frontend.sequence([["remove", "host", vm]]);
+        for (const there of await this.clusters.listed([vm])) {
+          await this.frontend.rocks(["remove", "host", there]);
         }
         const now = (await this.store.read([cluster.name])).clusters.get(cluster.name);
         if (now) {

@@ -29,9 +29,23 @@ export class Rows {
     );
   }
 
-  /** The VLAN that a cluster's machines are in; undefined where it has none. */
-  static vlanOf(cluster: string, { interfaces }: Pick<Tables, "interfaces">): number | undefined {
-    return interfaces.find((nic) => nodeOf(cluster, nic.host) !== undefined && nic.vlan > 0)?.vlan;
+  /** Those of them that are in this VLAN, or in none: what is in another is called so by chance. */
+  static inVlan(cluster: string, vlan: number, tables: Pick<Tables, "vms" | "interfaces">): Map<string, RocksVm> {
+    const vlansOf = (vm: string) => tables.interfaces.filter((nic) => nic.host === vm && nic.vlan > 0);
+    return new Map(
+      [...Rows.of(cluster, tables)].filter(([, { name }]) => {
+        const nics = vlansOf(name);
+        return nics.length === 0 || nics.some((nic) => nic.vlan === vlan);
+      }),
+    );
+  }
+
+  /** The VLAN that a cluster's machines are in, the frontend's first; undefined where it has none. */
+  static vlanOf(cluster: string, tables: Pick<Tables, "vms" | "interfaces">): number | undefined {
+    const computes = [...Rows.of(cluster, tables).values()].map(({ name }) => name);
+    return [cluster, ...computes]
+      .flatMap((vm) => tables.interfaces.filter((nic) => nic.host === vm && nic.vlan > 0))
+      .at(0)?.vlan;
   }
 
   /** The MAC of each of the plan's addresses, as the tables have it. */
@@ -87,7 +101,8 @@ export class Rows {
   verify({ record, vlan, hosts }: ClusterFile, tables: Tables): void {
     const { name, plan } = record;
     const wished = vmsOf(record);
-    const rows = Rows.of(name, tables);
+    const inVlan = Rows.inVlan(name, vlan, tables);
+    const rows = new Map([...Rows.of(name, tables)].filter(([node]) => wished.has(node) || inVlan.has(node)));
     const ours = new Set([...rows.values()].map((vm) => vm.name));
     const nics = tables.interfaces.filter(({ host }) => ours.has(host));
     const cluster = tables.clusters.find((one) => one.frontend === name);

@@ -4,7 +4,7 @@ import type { ClusterRecord, Holder, SiteDescription } from "../driver";
 import { Contradiction, NotFound } from "../errors";
 import type { RocksSettings } from "../settings";
 import { type Facts, publicNetworkOf, subnetsOf, type Tables } from "./facts";
-import { nodeOf, vmName } from "./names";
+import { vmName } from "./names";
 import type { Room } from "./placement";
 
 const PRIVATE_RANGE = "10.84.0.0/16";
@@ -107,13 +107,11 @@ function totalRooms(settings: RocksSettings, { hosts }: Tables): Room[] {
 
 /**
  * What is left on each host.
- * @param without a cluster whose own machines don't count
+ * @param without machines that don't count
  */
-export function roomsLeft(settings: RocksSettings, tables: Tables, without?: string): Room[] {
+export function roomsLeft(settings: RocksSettings, tables: Tables, without: ReadonlySet<string> = new Set()): Room[] {
   return totalRooms(settings, tables).map((room) => {
-    const on = tables.vms.filter(
-      ({ name, host }) => host === room.name && !(without !== undefined && nodeOf(without, name) !== undefined),
-    );
+    const on = tables.vms.filter(({ name, host }) => host === room.name && !without.has(name));
     return {
       ...room,
       cpus: room.cpus - on.reduce((all, { cpus }) => all + cpus, 0),
