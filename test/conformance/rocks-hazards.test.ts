@@ -1,7 +1,16 @@
-import { readdir } from "node:fs/promises";
+import { readdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { expect } from "chai";
 import type { ClusterRecord, Driver, NodeRef } from "../../provider/src/drivers/driver";
-import { AddressTaken, Contradiction, ForeignOwner, NoCapacity, Unreachable } from "../../provider/src/drivers/errors";
+import {
+  AddressTaken,
+  Contradiction,
+  ForeignOwner,
+  NoCapacity,
+  NotFound,
+  Unreachable,
+} from "../../provider/src/drivers/errors";
+import { RocksDriver } from "../../provider/src/drivers/rocks";
 import { vmName } from "../../provider/src/drivers/rocks/names";
 import { macsOf, planCluster } from "../../provider/src/plan/plan";
 import { failure } from "../failure";
@@ -261,6 +270,54 @@ describe("hazards of rocks", function () {
     }
     expect(site.rocks.state.restarted, "below other machines there").to.deep.equal([]);
     await destroy(await resized(cluster, 1));
+  });
+
+  it("a frontend gets its public NIC only where its host has one: it goes there, or nowhere", async () => {
+    const { state } = site.rocks;
+    const nics = state.interfaces;
+    const without = (...hosts: string[]) =>
+      nics.filter(({ node, subnet }) => !(hosts.includes(node) && subnet === "public"));
+    state.interfaces = without("vm-container-0-0");
+    const cluster = await allocated(2);
+    expect(state.vms.map(({ host }) => host).slice(0, 1)).to.deep.equal(["vm-container-0-1"]);
+    await destroy(cluster);
+    state.interfaces = without("vm-container-0-0", "vm-container-0-1");
+    const error = await failure(driver.describe());
+    expect(error).to.be.instanceOf(NotFound);
+    expect(error.message).to.include("site.frontendHost");
+    state.interfaces = nics;
+  });
+
+  it("frontends with a host of their own take no cpus of the containers", async () => {
+    const containers = site.rocks.state.nodes.filter(({ membership }) => membership === "VM Container");
+    for (const container of containers) {
+      container.cpus = 1;
+    }
+    const apart = new RocksDriver({ ...site.settings, frontendHost: "rocks" });
+    const record = await planned(2);
+    await apart.allocate(record);
+    await apart.allocate(record);
+    expect((await apart.describe()).cpus.free).to.equal(0);
+    for (const container of containers) {
+      container.cpus = 16;
+    }
+    await destroy(record);
+  });
+
+  it("a container that is down and has no machines isn't chosen for all the room that it has", async () => {
+    const gate = join(site.folder, "..", "gate");
+    const ssh = `while [ $# -gt 2 ]; do shift; done; [ "$1" != vm-container-0-1 ] || exit 255; exec bash -c "$2"`;
+    await writeFile(join(gate, "ssh"), `#!/bin/bash\n${ssh}\n`, { mode: 0o755 });
+    const apart = new RocksDriver({ ...site.settings, sharedDisks: false });
+    const record = await planned(3);
+    await apart.allocate(record);
+    expect([...new Set(site.rocks.state.vms.map(({ host }) => host))]).to.deep.equal(["vm-container-0-0"]);
+    const tooLarge = await planned(16);
+    const error = await failure(apart.allocate(tooLarge));
+    expect(error).to.be.instanceOf(NoCapacity);
+    expect(error.message).to.include("vm-container-0-1: no answer");
+    await rm(join(gate, "ssh"));
+    await destroy(record);
   });
 
   it("machines that don't run count too, and those of others", async () => {

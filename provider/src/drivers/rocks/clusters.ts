@@ -15,9 +15,9 @@ import { type Answer, ContainerUnreachable, type RocksFrontend } from "./fronten
 import type { Locks } from "./locks";
 import { decodeMark, encodeMark, MARK_ATTRIBUTE } from "./marks";
 import { isVmName, refuseBadName, vmName } from "./names";
-import { freeVlan, place } from "./placement";
+import { freeVlan, place, type Room } from "./placement";
 import { Rows } from "./rows";
-import { describeSite, roomsLeft, takenAddresses, takenSubnets, vmsOf } from "./site";
+import { areFrontendsApart, describeSite, roomsLeft, takenAddresses, takenSubnets, vmsOf } from "./site";
 import type { ClusterFile, NodeFile, Store, StoreContent } from "./store";
 import { parseAttributes, parseHosts, type RocksVm } from "./tables";
 import { vlansOf } from "./vlans";
@@ -127,7 +127,9 @@ export class Clusters {
     const vlan = present?.vlan ?? Rows.vlanOf(name, before) ?? this.chooseVlan(before, content);
     const own = Rows.inVlan(name, vlan, before);
     const records = [...content.clusters.values()].map(({ record }) => record);
-    refuseOversize(wished.plan, describeSite(this.settings, facts, before, records), own.values());
+    const isApart = areFrontendsApart(this.settings, before);
+    const counted = [...own].flatMap(([node, vm]) => (isApart && node === "frontend" ? [] : [vm]));
+    refuseOversize(wished.plan, describeSite(this.settings, facts, before, records), counted);
 
     const former = formerBases(present?.record, wished);
     const record = withFormerBases({ ...wished, plan: decided(wished, present?.record, before) }, former);
@@ -138,7 +140,7 @@ export class Clusters {
     );
     const leaving = [...own.keys()].filter((node) => !vmsOf(record).has(node));
     const staying = leaving.filter((node) => machines.has(node));
-    const hosts = this.choosePlaces(record, before, own, staying, present?.hosts);
+    const hosts = await this.choosePlaces(record, before, own, staying, present?.hosts);
     const file: ClusterFile = { record, vlan, hosts };
 
     await using reverter = new Reverter();
@@ -218,13 +220,13 @@ export class Clusters {
   }
 
   /** Machines in the tables stay where they are; for the others there must be room, and their host must answer. */
-  private choosePlaces(
+  private async choosePlaces(
     record: ClusterRecord,
     tables: Tables,
     own: ReadonlyMap<string, RocksVm>,
     leaving: readonly string[],
     former: ClusterFile["hosts"] = {},
-  ): Record<string, string> {
+  ): Promise<Record<string, string>> {
     const { frontendHost } = this.settings;
     const nodes = nodesOf(record.plan).map((planned, index) => ({
       ...planned,
@@ -238,7 +240,6 @@ export class Clusters {
     if (frontendHost !== undefined && !placed.has("frontend")) {
       placed.set("frontend", frontendHost);
     }
-    const silent = new Set(tables.vms.flatMap(({ host, status }) => (status === "nostate-error" ? [host] : [])));
     const rooms = roomsLeft(this.settings, tables, new Set([...own.values()].map(({ name }) => name))).map((room) => {
       const stay = [...placed].flatMap(([node, host]) =>
         host === room.name ? [nodes.find((one) => one.node === node) ?? own.get(node)] : [],
@@ -250,11 +251,17 @@ export class Clusters {
       };
     });
     const missing = nodes.filter(({ node }) => !placed.has(node));
-    const found = place(
-      missing,
-      rooms.filter(({ name }) => !silent.has(name)),
-    );
+    const found = missing.length > 0 ? place(missing, rooms, await this.silentAmong(rooms, tables)) : [];
     return Object.fromEntries([...placed, ...found]);
+  }
+
+  /** Of a host without machines only its sshd can tell whether it runs, where disks are sent there. */
+  private async silentAmong(rooms: readonly Room[], { vms }: Tables): Promise<Set<string>> {
+    const reached = this.settings.sharedDisks ? [] : await this.disks.list(rooms.map(({ name }) => name));
+    return new Set([
+      ...vms.flatMap(({ host, status }) => (status === "nostate-error" ? [host] : [])),
+      ...[...reached].flatMap(([host, files]) => (files === undefined ? [host] : [])),
+    ]);
   }
 
   /** Takes rows that nothing was made from out of the tables. */
