@@ -92,7 +92,7 @@ export class Clusters {
     if (names.length === 0) {
       return [];
     }
-    const hosts = new Set(parseHosts(await this.frontend.rocks(LIST_HOSTS)).map(({ name }) => name));
+    const hosts = new Set(parseHosts(await this.frontend.list(LIST_HOSTS)).map(({ name }) => name));
     return names.filter((name) => hosts.has(name));
   }
 
@@ -267,7 +267,7 @@ export class Clusters {
   /** Takes rows that nothing was made from out of the tables. */
   private async removeGone(name: string, nodes: readonly string[]): Promise<void> {
     if (nodes.length > 0) {
-      await this.frontend.rocks(["remove", "host", ...nodes.map((node) => vmName(name, node))]);
+      await this.frontend.change([["remove", "host", ...nodes.map((node) => vmName(name, node))]]);
     }
   }
 
@@ -292,18 +292,19 @@ export class Clusters {
         commands.push(["set", "host", "vm", vm, ...disk, `mem=${memory}`]);
       }
     });
-    await this.frontend.sequence(commands);
+    await this.frontend.change(commands);
   }
 
   /** As the tables were, apart from what others have done meanwhile. */
   private async undoRows(name: string, vlan: number, before: Tables): Promise<void> {
+    await this.frontend.untilUnchanging();
     const now = await readTables(this.frontend, { status: false });
     const had = new Set(before.vms.map((vm) => vm.name));
     const added = [...Rows.inVlan(name, vlan, now).values()].map((vm) => vm.name).filter((vm) => !had.has(vm));
     if (added.length > 0) {
       await this.rows.remove(name, added, vlan, now).catch(() =>
         // Others are in its VLAN: by name alone they stay.
-        this.frontend.rocks(["remove", "host", ...added]),
+        this.frontend.change([["remove", "host", ...added]]),
       );
     }
     await this.rows.removeStrayVlan(vlan, before);
@@ -498,7 +499,7 @@ export class Clusters {
     const { containers, frontendHost } = this.settings;
     const listed =
       containers ??
-      parseHosts(await this.frontend.rocks(LIST_HOSTS)).flatMap((host) =>
+      parseHosts(await this.frontend.list(LIST_HOSTS)).flatMap((host) =>
         host.membership === "VM Container" ? [host.name] : [],
       );
     const recorded = [...files].flatMap(({ hosts }) => Object.values(hosts));

@@ -79,7 +79,7 @@ export class Machines {
 
   /** The status word of one machine. @throws NotFound, Unreachable */
   async statusOf(vm: string): Promise<string> {
-    const output = await this.frontend.rocks(["list", "host", "vm", vm, "status=true", "json=true"]);
+    const output = await this.frontend.list(["list", "host", "vm", vm, "status=true", "json=true"]);
     const [found] = parseVms(output, () => vm);
     if (!found) {
       throw new NotFound(`machine ${vm}`, "isn't in Rocks' tables");

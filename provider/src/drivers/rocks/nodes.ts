@@ -78,7 +78,7 @@ export class Nodes {
       return machine.state === "off" ? "kept" : "stopped";
     }
     if (machine.state === "paused") {
-      await this.frontend.rocks(["resume", "host", "vm", machine.vm.name]);
+      await this.frontend.sequence([["resume", "host", "vm", machine.vm.name]]);
     }
     const { cpus, memory } = request.plan;
     if (machine.state === "running" || machine.state === "paused") {
@@ -183,7 +183,7 @@ export class Nodes {
       await this.locks.withSite(cluster, async () => {
         // Its place isn't kept any more.
         for (const there of await this.clusters.listed([vm])) {
-          await this.frontend.rocks(["remove", "host", there]);
+          await this.frontend.change([["remove", "host", there]]);
         }
         const now = (await this.store.read([cluster.name])).clusters.get(cluster.name);
         if (now) {
@@ -425,7 +425,7 @@ export class Nodes {
   /** Rocks 6 takes the power at once whatever it is asked for: there the guest itself is asked. */
   private async askToStop(ref: NodeRef, vm: string): Promise<boolean> {
     if ((await this.facts()).majorVersion >= 7) {
-      await this.frontend.rocks(["stop", "host", "vm", vm, "action=shutdown"]);
+      await this.frontend.sequence([["stop", "host", "vm", vm, "action=shutdown"]]);
       return true;
     }
     const record = (await this.store.read([ref.cluster.name])).clusters.get(ref.cluster.name)?.record;
@@ -435,7 +435,7 @@ export class Nodes {
   /** That `stop` succeeds says nothing: only the status does. */
   private async stopVm(vm: string, state: string): Promise<void> {
     if (state !== "off") {
-      await this.frontend.rocks(["stop", "host", "vm", vm]);
+      await this.frontend.sequence([["stop", "host", "vm", vm]]);
       await this.until(vm, (now) => now === "off" || now === "crashed", "still ran");
     }
   }

@@ -69,7 +69,7 @@ export class Rows {
   async add({ record, vlan, hosts }: ClusterFile, before: Tables): Promise<void> {
     const present = Rows.of(record.name, before);
     if (present.size === 0) {
-      await this.frontend.rocks(addClusterCommand(record, vlan, hosts));
+      await this.frontend.change([addClusterCommand(record, vlan, hosts)]);
       return;
     }
     const missing = [...vmsOf(record)].filter(([node]) => !present.has(node));
@@ -79,7 +79,7 @@ export class Rows {
     }
     commands.push(...this.readdressCommands(record, before));
     if (commands.length > 0) {
-      await this.frontend.sequence([...commands, ["sync", "config"]]);
+      await this.frontend.change([...commands, ["sync", "config"]]);
     }
   }
 
@@ -89,7 +89,7 @@ export class Rows {
    */
   async addVlan(vlan: number, hosts: Iterable<string>, { interfaces }: Tables): Promise<void> {
     const missing = [...new Set(hosts)].filter((host) => !hasVlan(interfaces, host, vlan));
-    await this.frontend.sequence(
+    await this.frontend.change(
       missing.map((host) => ["add", "host", "interface", host, `vlan${vlan}`, "subnet=private", `vlan=${vlan}`]),
     );
   }
@@ -167,7 +167,7 @@ export class Rows {
     // `remove cluster` dies of a machine whose container was removed, and where it finds no VLAN to remove it restarts the
     // network of every host that Rocks manages.
     const isSafe = hosts.every((host) => host !== "") && hosts.some((host) => carries(tables.interfaces, host, vlan));
-    await this.frontend.rocks(isWhole && isSafe ? ["remove", "cluster", cluster] : ["remove", "host", ...vms]);
+    await this.frontend.change([isWhole && isSafe ? ["remove", "cluster", cluster] : ["remove", "host", ...vms]]);
   }
 
   /**
@@ -182,7 +182,7 @@ export class Rows {
       (nic) =>
         nic.iface === `vlan${vlan}` && !inUse.has(nic.host) && !(before && hasVlan(before.interfaces, nic.host, vlan)),
     );
-    await this.frontend.sequence(stray.map(({ host }) => ["remove", "host", "interface", host, `vlan${vlan}`]));
+    await this.frontend.change(stray.map(({ host }) => ["remove", "host", "interface", host, `vlan${vlan}`]));
   }
 
   /** @throws SiteFailure where machines are still in the tables */
@@ -226,7 +226,7 @@ export class Rows {
   }
 
   private async publicNic({ frontend }: ClusterRecord["plan"], vm: string, mac: string): Promise<string[]> {
-    const next = mac === SITE_DECIDES ? (await this.frontend.rocks(["report", "vm", "nextmac"])).trim() : mac;
+    const next = mac === SITE_DECIDES ? (await this.frontend.list(["report", "vm", "nextmac"])).trim() : mac;
     return addPublicNic(vm, frontend.publicIp, next);
   }
 }
