@@ -168,6 +168,27 @@ describe("hazards of rocks", function () {
     expect(site.rocks.state.restarted).to.not.include("compute-0-0");
   });
 
+  it("a VLAN that somebody has put on a host without machines stays there", async () => {
+    const cluster = await allocated();
+    const { vlan } = site.rocks.state.interfaces.find(({ node }) => node === cluster.name) ?? {};
+    site.rocks.run("add", "host", "interface", "compute-0-0", `vlan${vlan}`, "subnet=private", `vlan=${vlan}`);
+    await destroy(cluster);
+    expect(site.rocks.run("list", "host", "interface", "compute-0-0")).to.include(`vlan${vlan}`);
+    site.rocks.run("remove", "host", "interface", "compute-0-0", `vlan${vlan}`);
+  });
+
+  it("only the cluster's own machines and one of each container's are asked for: each may take minutes", async () => {
+    site.rocks.run("add", "cluster", "198.51.100.99", "8", "fe-name=rival", "cluster-naming=yes", "mem-per-compute=64");
+    site.rocks.commands.length = 0;
+    await destroy(await allocated());
+    const asked = commands("list").filter((words) => words.includes("status=true") && words[1] === "host");
+    const names = asked.map((words) => words.slice(3).filter((word) => !word.includes("=")));
+    expect(
+      names.map((one) => one.length > 0 && one.filter((name) => name.includes("rival")).length <= 2),
+    ).to.not.include(false);
+    site.rocks.run("remove", "cluster", "rival");
+  });
+
   it("a machine that runs goes on without its row: it is stopped before", async () => {
     const cluster = await allocated();
     site.rocks.run("start", "host", "vm", vmName(cluster.name, "compute-0"));

@@ -162,7 +162,7 @@ class Run {
         return;
       case "list attr":
         this.list(given, {
-          ...{ columns: ["attr", "value"], key: "list", trimOwner: true, rows: this.state.attributes },
+          ...{ columns: ["attr", "value"], key: "list", trimOwner: false, rows: this.state.attributes },
         });
         return;
       case "list membership":
@@ -984,8 +984,9 @@ class Run {
       const domain = this.state.domains[node.name];
       const action = this.state.version === "7.0" ? params.get("action") : undefined;
       if (action === "shutdown") {
+        // Undefined at once: with its end it is gone, and only who runs is looked at.
         if (domain?.status === "active" && !this.state.deaf.includes(node.name)) {
-          domain.status = "shutoff";
+          delete this.state.domains[node.name];
         }
       } else if (!this.state.unstoppable.includes(node.name)) {
         delete this.state.domains[node.name];

@@ -59,7 +59,7 @@ export interface StandInVm {
 
 export interface StandInDomain {
   host: string;
-  status: "active" | "paused" | "shutoff" | "crashed";
+  status: "active" | "paused" | "crashed";
   cpus: number;
   memory: number;
   /** What it boots by. */

@@ -10,14 +10,22 @@ import { refuseForeign } from "../ownership";
 import { allDone, Reverter } from "../reverter";
 import type { RocksSettings } from "../settings";
 import { baseFile, type Disks, gigabytes, partFile } from "./disks";
-import { type Facts, LIST_HOSTS, publicNetworkOf, readTables, type Tables } from "./facts";
+import { type Facts, LIST_HOSTS, publicNetworkOf, readStatuses, readTables, type Tables } from "./facts";
 import { type Answer, ContainerUnreachable, type RocksFrontend } from "./frontend";
 import type { Locks } from "./locks";
 import { decodeMark, encodeMark, MARK_ATTRIBUTE } from "./marks";
 import { isVmName, refuseBadName, vmName } from "./names";
 import { freeVlan, place, type Room } from "./placement";
 import { Rows } from "./rows";
-import { areFrontendsApart, describeSite, roomsLeft, takenAddresses, takenSubnets, vmsOf } from "./site";
+import {
+  areFrontendsApart,
+  describeSite,
+  hostsOfMachines,
+  roomsLeft,
+  takenAddresses,
+  takenSubnets,
+  vmsOf,
+} from "./site";
 import type { ClusterFile, NodeFile, Store, StoreContent } from "./store";
 import { parseAttributes, parseHosts, type RocksVm } from "./tables";
 import { vlansOf } from "./vlans";
@@ -115,11 +123,7 @@ export class Clusters {
 
   private async allocateAlone(wished: ClusterRecord): Promise<ClusterKeys> {
     const { name } = wished;
-    const [facts, content, before] = await allDone(
-      this.facts(),
-      this.store.read(),
-      readTables(this.frontend, { status: true }),
-    );
+    const [facts, content, before] = await allDone(this.facts(), this.store.read(), readTables(this.frontend));
     const present = content.clusters.get(name);
     await this.refuseOthers(wished, content, before);
     refuseTakenNames(wished, before);
@@ -150,13 +154,11 @@ export class Clusters {
     reverter.add(() =>
       present ? this.store.writeCluster(present) : this.store.removeCluster(name, { keepKeys: true }),
     );
-    reverter.add(() => this.undoRows(name, vlan, before));
-    await this.rows.add(file, before);
-    await this.removeGone(
-      name,
-      leaving.filter((node) => !machines.has(node)),
-    );
-    const after = await readTables(this.frontend, { status: false });
+    reverter.add(() => this.undoRows(file, before));
+    const gone = leaving.filter((node) => !machines.has(node));
+    const hasAdded = await this.rows.add(file, before);
+    await this.removeGone(name, gone);
+    const after = hasAdded || gone.length > 0 ? await readTables(this.frontend) : before;
     this.rows.verify(file, after);
     await this.rows.addVlan(vlan, Object.values(hosts), after);
     await this.shapeRows(record, after, machines);
@@ -255,13 +257,22 @@ export class Clusters {
     return Object.fromEntries([...placed, ...found]);
   }
 
-  /** Of a host without machines only its sshd can tell whether it runs, where disks are sent there. */
-  private async silentAmong(rooms: readonly Room[], { vms }: Tables): Promise<Set<string>> {
+  /**
+   * Hosts whose sshd doesn't answer, where disks are sent there, or whose libvirt doesn't: one machine of each host's tells
+   * that.
+   */
+  private async silentAmong(rooms: readonly Room[], tables: Tables): Promise<Set<string>> {
     const reached = this.settings.sharedDisks ? [] : await this.disks.list(rooms.map(({ name }) => name));
-    return new Set([
-      ...vms.flatMap(({ host, status }) => (status === "nostate-error" ? [host] : [])),
-      ...[...reached].flatMap(([host, files]) => (files === undefined ? [host] : [])),
-    ]);
+    const silent = new Set([...reached].flatMap(([host, files]) => (files === undefined ? [host] : [])));
+    const asked = rooms.flatMap(({ name }) =>
+      silent.has(name) ? [] : tables.vms.filter((vm) => vm.host === name && isVmName(vm.name)).slice(0, 1),
+    );
+    const statuses = await readStatuses(
+      this.frontend,
+      asked.map(({ name }) => name),
+      tables,
+    );
+    return new Set([...silent, ...asked.flatMap((vm) => (statuses.get(vm.name) === "nostate-error" ? [vm.host] : []))]);
   }
 
   /** Takes rows that nothing was made from out of the tables. */
@@ -296,9 +307,9 @@ export class Clusters {
   }
 
   /** As the tables were, apart from what others have done meanwhile. */
-  private async undoRows(name: string, vlan: number, before: Tables): Promise<void> {
+  private async undoRows({ record: { name }, vlan, hosts }: ClusterFile, before: Tables): Promise<void> {
     await this.frontend.untilUnchanging();
-    const now = await readTables(this.frontend, { status: false });
+    const now = await readTables(this.frontend);
     const had = new Set(before.vms.map((vm) => vm.name));
     const added = [...Rows.inVlan(name, vlan, now).values()].map((vm) => vm.name).filter((vm) => !had.has(vm));
     if (added.length > 0) {
@@ -307,7 +318,7 @@ export class Clusters {
         this.frontend.change([["remove", "host", ...added]]),
       );
     }
-    await this.rows.removeStrayVlan(vlan, before);
+    await this.rows.removeStrayVlan(vlan, hostsOfMachines(this.settings, now, Object.values(hosts)), before);
   }
 
   /**
@@ -377,19 +388,24 @@ export class Clusters {
     const { name } = cluster;
     refuseBadName(name);
     const former = await this.locks.withSite(cluster, async () => {
-      const [content, tables] = await allDone(this.store.read([name]), readTables(this.frontend, { status: true }));
+      const [content, tables] = await allDone(this.store.read([name]), readTables(this.frontend));
       const present = content.clusters.get(name);
       await this.refuseOthers(cluster, content, tables);
       const vlan = present?.vlan ?? Rows.vlanOf(name, tables);
       const rows = [...(vlan === undefined ? Rows.of(name, tables) : Rows.inVlan(name, vlan, tables)).values()];
       const vms = rows.map((vm) => vm.name);
       if (vms.length > 0) {
-        await this.stop(rows.flatMap((vm) => (vm.host !== "" && vm.status !== "nostate" ? [vm.name] : [])));
+        const housed = rows.flatMap((vm) => (vm.host === "" ? [] : [vm.name]));
+        const statuses = await readStatuses(this.frontend, housed, tables);
+        await this.stop(housed.filter((vm) => statuses.get(vm) !== "nostate"));
         await this.rows.remove(name, vms, vlan, tables);
         await this.rows.refuseLeft(vms);
       }
       if (vlan !== undefined) {
-        await this.rows.removeStrayVlan(vlan);
+        await this.rows.removeStrayVlan(
+          vlan,
+          hostsOfMachines(this.settings, tables, Object.values(present?.hosts ?? {})),
+        );
       }
       await this.store.removeCluster(name, options);
       return present?.record;
@@ -402,10 +418,7 @@ export class Clusters {
 
   /** One sentence for each of the cluster's own things that isn't as it should be. */
   async inspect(record: ClusterRecord): Promise<string[]> {
-    const [{ clusters, keys }, tables] = await Promise.all([
-      this.store.read([record.name]),
-      readTables(this.frontend, { status: false }),
-    ]);
+    const [{ clusters, keys }, tables] = await Promise.all([this.store.read([record.name]), readTables(this.frontend)]);
     const file = clusters.get(record.name);
     const rows = Rows.of(record.name, tables);
     const ip = record.plan.frontend.publicIp;
@@ -436,7 +449,7 @@ export class Clusters {
   }
 
   async survey(): Promise<FoundCluster[]> {
-    const [content, tables] = await Promise.all([this.store.read(), readTables(this.frontend, { status: false })]);
+    const [content, tables] = await Promise.all([this.store.read(), readTables(this.frontend)]);
     const { clusters, nodes, locks } = content;
     // Names that we would never give may be more than names where Rocks pastes them.
     const unrecorded = tables.clusters.flatMap(({ frontend, isVirtual }) =>

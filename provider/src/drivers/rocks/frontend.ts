@@ -71,7 +71,8 @@ run() {
   local said code
   said=$("$@" 2>&1 >&3 3>&- 8<&- </dev/null)
   code=$?
-  printf '\\n%s %s %s\\n' "$mark" "$code" "$(printf %s "$said" | base64 -w 0)"
+  [ -z "$said" ] || said=$(printf %s "$said" | base64 -w 0)
+  printf '\\n%s %s %s\\n' "$mark" "$code" "$said"
   return "$code"
 }
 `;

@@ -2,12 +2,12 @@ import { macsOf, nodesOf, SITE_DECIDES } from "../../plan/plan";
 import type { ClusterRecord } from "../driver";
 import { AddressTaken, ForeignOwner, SiteFailure } from "../errors";
 import { gigabytes } from "./disks";
-import { readTables, type Tables } from "./facts";
+import { LIST_HOSTS, readTables, type Tables } from "./facts";
 import type { RocksFrontend } from "./frontend";
 import { nodeOf, vmName } from "./names";
 import { vmsOf } from "./site";
 import type { ClusterFile } from "./store";
-import type { RocksInterface, RocksVm } from "./tables";
+import { parseHosts, type RocksInterface, type RocksVm } from "./tables";
 
 const MIB = 1024 * 1024;
 
@@ -65,12 +65,13 @@ export class Rows {
   /**
    * Adds what is missing. A cluster of which nothing is there is made by one command; a machine that is missing from it
    * gets its recorded MAC again.
+   * @returns whether anything was
    */
-  async add({ record, vlan, hosts }: ClusterFile, before: Tables): Promise<void> {
+  async add({ record, vlan, hosts }: ClusterFile, before: Tables): Promise<boolean> {
     const present = Rows.of(record.name, before);
     if (present.size === 0) {
       await this.frontend.change([addClusterCommand(record, vlan, hosts)]);
-      return;
+      return true;
     }
     const missing = [...vmsOf(record)].filter(([node]) => !present.has(node));
     const commands: string[][] = [];
@@ -81,6 +82,7 @@ export class Rows {
     if (commands.length > 0) {
       await this.frontend.change([...commands, ["sync", "config"]]);
     }
+    return commands.length > 0;
   }
 
   /**
@@ -172,22 +174,26 @@ export class Rows {
 
   /**
    * What is left of a VLAN on hosts that have no machine in it any more.
+   * @param among hosts that it may have been put on
    * @param before what had been there before us and stays
    */
-  async removeStrayVlan(vlan: number, before?: Tables): Promise<void> {
-    const { interfaces, vms } = await readTables(this.frontend, { status: false });
+  async removeStrayVlan(vlan: number, among: ReadonlySet<string>, before?: Tables): Promise<void> {
+    const { interfaces, vms } = await readTables(this.frontend);
     const machines = new Set(interfaces.flatMap((nic) => (nic.vlan === vlan ? [nic.host] : [])));
     const inUse = new Set(vms.flatMap(({ name, host }) => (machines.has(name) ? [host] : [])));
     const stray = interfaces.filter(
       (nic) =>
-        nic.iface === `vlan${vlan}` && !inUse.has(nic.host) && !(before && hasVlan(before.interfaces, nic.host, vlan)),
+        nic.iface === `vlan${vlan}` &&
+        among.has(nic.host) &&
+        !inUse.has(nic.host) &&
+        !(before && hasVlan(before.interfaces, nic.host, vlan)),
     );
     await this.frontend.change(stray.map(({ host }) => ["remove", "host", "interface", host, `vlan${vlan}`]));
   }
 
   /** @throws SiteFailure where machines are still in the tables */
   async refuseLeft(vms: readonly string[]): Promise<void> {
-    const { hosts } = await readTables(this.frontend, { status: false });
+    const hosts = parseHosts(await this.frontend.list(LIST_HOSTS));
     const left = hosts.filter(({ name }) => vms.includes(name));
     if (left.length > 0) {
       throw new SiteFailure(

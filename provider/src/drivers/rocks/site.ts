@@ -152,6 +152,16 @@ export function roomsLeft(settings: RocksSettings, tables: Tables, without: Read
   });
 }
 
+/** Hosts that machines are put on, or have been: the settings' and Rocks' containers, and these. */
+export function hostsOfMachines(
+  { containers = [], frontendHost }: RocksSettings,
+  { hosts }: Tables,
+  recorded: readonly string[],
+): Set<string> {
+  const listed = hosts.flatMap(({ name, membership }) => (membership === "VM Container" ? [name] : []));
+  return new Set([...listed, ...containers, ...(frontendHost === undefined ? [] : [frontendHost]), ...recorded]);
+}
+
 function isCounted(settings: RocksSettings, tables: Tables, host: string): boolean {
   return totalRooms(settings, tables).some(({ name }) => name === host);
 }
