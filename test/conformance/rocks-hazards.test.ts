@@ -196,6 +196,14 @@ describe("hazards of rocks", function () {
     expect(site.rocks.state.domains).to.deep.equal({});
   });
 
+  it("a machine that its guest has suspended is off to Rocks: it is stopped all the same", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    Object.assign(site.rocks.state.domains[vmName(cluster.name, "compute-0")] ?? {}, { status: "suspended" });
+    await destroy(cluster);
+    expect(site.rocks.state.domains).to.deep.equal({});
+  });
+
   it("a container that doesn't answer makes its machines unknown, never gone", async () => {
     const cluster = await allocated();
     await boot(cluster, "compute-0");

@@ -156,6 +156,10 @@ describe("the rocks command", () => {
       const frontend = await answering(NOISY);
       await frontend.refuseWithoutRights(folder);
       expect(await frontend.list(["list", "host"])).to.equal("list host\n");
+      const mark = { owner: "o", organization: "o", project: "p", stack: "s", cluster: "c" };
+      expect(await new Locks(frontend, folder).withSite({ name: "dock", mark }, async () => "locked")).to.equal(
+        "locked",
+      );
       expect(await frontend.script("echo one; echo; echo two")).to.equal("one\n\ntwo\n");
       expect((await frontend.scriptOn("vm-container-0-0", "cat; exit 3", [], { input: "given" })).stdout).to.equal(
         "given",

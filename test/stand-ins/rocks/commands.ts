@@ -338,7 +338,8 @@ class Run {
     for (const node of this.nodesOf(positional)) {
       const vm = this.vmOf(node);
       if (vm) {
-        this.nicsOf(node).forEach(({ mac }, index) => {
+        const macs = this.nicsOf(node).map(({ mac }) => mac);
+        (macs.length > 0 ? macs : [null]).forEach((mac, index) => {
           const first = index === 0;
           rows.push([
             ...[node.name, first ? vm.slice : null, first ? vm.memory : null, first ? node.cpus : null, mac],
@@ -370,7 +371,7 @@ class Run {
       return "nostate-error";
     }
     const domain = this.state.domains[name];
-    return domain?.host === vm.host ? domain.status : "nostate";
+    return domain?.host === vm.host && domain.status !== "suspended" ? domain.status : "nostate";
   }
 
   private interfaceListing(nodes: readonly StandInNode[]): Listing {

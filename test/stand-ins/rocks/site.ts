@@ -59,7 +59,8 @@ export interface StandInVm {
 
 export interface StandInDomain {
   host: string;
-  status: "active" | "paused" | "crashed";
+  /** `suspended` by its guest: Rocks knows no word for it. */
+  status: "active" | "paused" | "crashed" | "suspended";
   cpus: number;
   memory: number;
   /** What it boots by. */

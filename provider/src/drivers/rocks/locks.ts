@@ -18,6 +18,8 @@ const SITE_SECONDS = 600;
  * with the lock: one that was taken meanwhile is another, so its holder looks whether it is still the one of that name.
  */
 const HOLD = `${MAKE_FOLDER}cd "$1" || exit 1
+# On a line of its own, also where a log-in has begun one.
+say() { printf '\\n%s\\n' "$1"; }
 end=$((SECONDS + $3))
 while :; do
   exec 9>>"$2" || exit 1
@@ -27,17 +29,17 @@ while :; do
   if flock -w "$wait" 9; then
     [ "$2" -ef /proc/self/fd/9 ] && break
   else
-    if [ "$SECONDS" -ge "$end" ]; then echo "busy $(head -n 1 "$2")"; exit 0; fi
-    echo "waiting $(head -n 1 "$2")"
+    if [ "$SECONDS" -ge "$end" ]; then say "busy $(head -n 1 "$2")"; exit 0; fi
+    say "waiting $(head -n 1 "$2")"
   fi
   exec 9>&-
 done
 if [ -r "$5" ]; then
-  exec 8<"$5" && flock -w "$((end - SECONDS))" 8 || { echo "busy {}"; rm -f "$2"; exit 0; }
+  exec 8<"$5" && flock -w "$((end - SECONDS))" 8 || { say "busy {}"; rm -f "$2"; exit 0; }
   exec 8<&-
 fi
 printf '%s\\n' "$4" > "$2"
-echo held
+say held
 while read -r -t 90 line; do [ "$line" = end ] && break; done
 rm -f "$2"
 `;

@@ -173,6 +173,10 @@ export class Nodes {
     if (machine && machine.vm.host !== "") {
       this.refuseUnknown(machine);
       await this.stop(ref, machine, limits);
+      if (machine.state === "off") {
+        // For Rocks a machine that its guest has suspended is off, and would go on without its row.
+        await this.frontend.sequence([["stop", "host", "vm", vm]]);
+      }
     }
     if (file) {
       await this.removeDisk(vm, file.host, machine?.vm.host === "");
