@@ -16,6 +16,8 @@ const SECONDS = 120;
 const LIST_SECONDS = 600;
 /** Each change restarts services, and `remove cluster` the network of containers. */
 const CHANGE_SECONDS = 1800;
+/** Of listings at a time: each takes a Python about a second to begin. */
+const PARALLEL_LISTS = 4;
 /** How often a listing is asked for again that died of a machine which went meanwhile. */
 const MORE_LISTINGS = 4;
 /** With this a script of ours says that a container didn't let it in. */
@@ -66,11 +68,9 @@ const UNTIL_UNCHANGING = `[ ! -r "$1" ] || { exec 8<"$1" && flock 8; }
 
 /** Runs a command and says on a line of its own how it ended and what it said on stderr. Nothing of ours is its input. */
 const RUN = `export LC_ALL=C
-exec 3>&1
 run() {
   local said code
-  said=$("$@" 2>&1 >&3 3>&- 8<&- </dev/null)
-  code=$?
+  { said=$("$@" 2>&1 >&3 3>&- 8<&- </dev/null); code=$?; } 3>&1
   [ -z "$said" ] || said=$(printf %s "$said" | base64 -w 0)
   printf '\\n%s %s %s\\n' "$mark" "$code" "$said"
   return "$code"
@@ -137,7 +137,9 @@ export class RocksFrontend {
 
   /** Several commands in one go, for reading, whether or not others fail. */
   async lists(commands: ReadonlyArray<readonly string[]>, more = MORE_LISTINGS): Promise<Answer[]> {
-    const answers = await this.answers(commands, { seconds: LIST_SECONDS });
+    const runs = this.runsOf(commands).map((run) => `<(${run})`);
+    const lines = [...chunksOf(runs, PARALLEL_LISTS)].map((some) => `cat ${some.join(" ")}`);
+    const answers = await this.answers(lines, { seconds: LIST_SECONDS });
     const died = answers.flatMap(({ stderr }, index) => (VANISHED.test(lastLine(stderr)) ? [index] : []));
     if (died.length === 0 || more === 0) {
       return answers;
@@ -150,7 +152,8 @@ export class RocksFrontend {
   }
 
   private async inTurn(commands: ReadonlyArray<readonly string[]>, before: string): Promise<void> {
-    const answers = await this.answers(commands, { before, after: " || exit 0", seconds: CHANGE_SECONDS });
+    const lines = this.runsOf(commands).map((run) => `${run} || exit 0`);
+    const answers = await this.answers(lines, { before, seconds: CHANGE_SECONDS });
     for (const [index, answer] of answers.entries()) {
       this.outputOf(answer, commands[index] ?? []);
     }
@@ -274,16 +277,20 @@ export class RocksFrontend {
     return sudo === undefined ? BY_SUDO_UNLESS_ROOT : sudo ? BY_SUDO : BY_ITSELF;
   }
 
+  private runsOf(commands: ReadonlyArray<readonly string[]>): string[] {
+    return commands.map((args) => `run "\${by[@]}" ${[this.program, ...args].map(shellWord).join(" ")}`);
+  }
+
+  /** @param lines of a script, in which `run` runs commands */
   private async answers(
-    commands: ReadonlyArray<readonly string[]>,
-    { before = "", after = "", seconds }: { before?: string; after?: string; seconds: number },
+    lines: readonly string[],
+    { before = "", seconds }: { before?: string; seconds: number },
   ): Promise<Answer[]> {
-    if (commands.length === 0) {
+    if (lines.length === 0) {
       return [];
     }
     // What others can write appears in the output, so the separator must not be guessable.
     const mark = randomUUID();
-    const lines = commands.map((args) => `run "\${by[@]}" ${[this.program, ...args].map(shellWord).join(" ")}${after}`);
     const script = `${this.byWhom}\nmark=${mark}\n${before}${RUN}${lines.join("\n")}\nexit 0\n`;
     const answer = await this.spawn(script, [this.program], { timeoutSeconds: seconds });
     const { stdout } = answer;
@@ -494,6 +501,12 @@ export function refuseFailure(what: string, { exitCode, stderr }: Pick<Answer, "
   const said = lastWords(stderr) || `exit code ${exitCode}`;
   // Not ssh's own words for a log-in.
   throw /: Permission denied$/m.test(stderr) ? new Denied(what, said, FOLDER_HINT) : new SiteFailure(what, said);
+}
+
+function* chunksOf<T>(all: readonly T[], size: number): Generator<readonly T[]> {
+  for (let at = 0; at < all.length; at += size) {
+    yield all.slice(at, at + size);
+  }
 }
 
 function isStream(input: ScriptOptions["input"]): input is Readable {
