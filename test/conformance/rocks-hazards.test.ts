@@ -1,7 +1,16 @@
-import { readdir } from "node:fs/promises";
+import { readdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { expect } from "chai";
 import type { ClusterRecord, Driver, NodeRef } from "../../provider/src/drivers/driver";
-import { AddressTaken, Contradiction, ForeignOwner, NoCapacity, Unreachable } from "../../provider/src/drivers/errors";
+import {
+  AddressTaken,
+  Contradiction,
+  ForeignOwner,
+  NoCapacity,
+  NotFound,
+  Unreachable,
+} from "../../provider/src/drivers/errors";
+import { RocksDriver } from "../../provider/src/drivers/rocks";
 import { vmName } from "../../provider/src/drivers/rocks/names";
 import { macsOf, planCluster } from "../../provider/src/plan/plan";
 import { failure } from "../failure";
@@ -28,7 +37,13 @@ describe("hazards of rocks", function () {
 
   afterEach(async () => {
     site.rocks.before = SILENT;
-    Object.assign(site.rocks.state, { silent: [], unstoppable: [], databaseIsDown: false, version: "7.0" });
+    Object.assign(site.rocks.state, {
+      silent: [],
+      unstoppable: [],
+      databaseIsDown: false,
+      version: "7.0",
+      restarted: [],
+    });
     expect(left(), "left in the tables").to.deep.equal([]);
   });
 
@@ -141,10 +156,51 @@ describe("hazards of rocks", function () {
     await destroy(cluster);
   });
 
+  it("remove cluster restarts the network of every host where it finds no VLAN to remove: then it isn't run", async () => {
+    const cluster = await allocated();
+    // As a `remove cluster` that was cut off leaves it.
+    for (const { node, iface } of site.rocks.state.interfaces.filter((nic) => nic.iface.startsWith("vlan"))) {
+      site.rocks.run("remove", "host", "interface", node, iface);
+    }
+    await destroy(cluster);
+    expect(site.rocks.state.restarted).to.deep.equal([]);
+    await destroy(await allocated());
+    expect(site.rocks.state.restarted).to.not.include("compute-0-0");
+  });
+
+  it("a VLAN that somebody has put on a host without machines stays there", async () => {
+    const cluster = await allocated();
+    const { vlan } = site.rocks.state.interfaces.find(({ node }) => node === cluster.name) ?? {};
+    site.rocks.run("add", "host", "interface", "compute-0-0", `vlan${vlan}`, "subnet=private", `vlan=${vlan}`);
+    await destroy(cluster);
+    expect(site.rocks.run("list", "host", "interface", "compute-0-0")).to.include(`vlan${vlan}`);
+    site.rocks.run("remove", "host", "interface", "compute-0-0", `vlan${vlan}`);
+  });
+
+  it("only the cluster's own machines and one of each container's are asked for: each may take minutes", async () => {
+    site.rocks.run("add", "cluster", "198.51.100.99", "8", "fe-name=rival", "cluster-naming=yes", "mem-per-compute=64");
+    site.rocks.commands.length = 0;
+    await destroy(await allocated());
+    const asked = commands("list").filter((words) => words.includes("status=true") && words[1] === "host");
+    const names = asked.map((words) => words.slice(3).filter((word) => !word.includes("=")));
+    expect(
+      names.map((one) => one.length > 0 && one.filter((name) => name.includes("rival")).length <= 2),
+    ).to.not.include(false);
+    site.rocks.run("remove", "cluster", "rival");
+  });
+
   it("a machine that runs goes on without its row: it is stopped before", async () => {
     const cluster = await allocated();
     site.rocks.run("start", "host", "vm", vmName(cluster.name, "compute-0"));
     await driver.release(cluster, { keepBaseImage: false });
+    expect(site.rocks.state.domains).to.deep.equal({});
+  });
+
+  it("a machine that its guest has suspended is off to Rocks: it is stopped all the same", async () => {
+    const cluster = await allocated();
+    await boot(cluster, "compute-0");
+    Object.assign(site.rocks.state.domains[vmName(cluster.name, "compute-0")] ?? {}, { status: "suspended" });
+    await destroy(cluster);
     expect(site.rocks.state.domains).to.deep.equal({});
   });
 
@@ -241,7 +297,56 @@ describe("hazards of rocks", function () {
         true,
       );
     }
+    expect(site.rocks.state.restarted, "below other machines there").to.deep.equal([]);
     await destroy(await resized(cluster, 1));
+  });
+
+  it("a frontend gets its public NIC only where its host has one: it goes there, or nowhere", async () => {
+    const { state } = site.rocks;
+    const nics = state.interfaces;
+    const without = (...hosts: string[]) =>
+      nics.filter(({ node, subnet }) => !(hosts.includes(node) && subnet === "public"));
+    state.interfaces = without("vm-container-0-0");
+    const cluster = await allocated(2);
+    expect(state.vms.map(({ host }) => host).slice(0, 1)).to.deep.equal(["vm-container-0-1"]);
+    await destroy(cluster);
+    state.interfaces = without("vm-container-0-0", "vm-container-0-1");
+    const error = await failure(driver.describe());
+    expect(error).to.be.instanceOf(NotFound);
+    expect(error.message).to.include("site.frontendHost");
+    state.interfaces = nics;
+  });
+
+  it("frontends with a host of their own take no cpus of the containers", async () => {
+    const containers = site.rocks.state.nodes.filter(({ membership }) => membership === "VM Container");
+    for (const container of containers) {
+      container.cpus = 1;
+    }
+    const apart = new RocksDriver({ ...site.settings, frontendHost: "rocks" });
+    const record = await planned(2);
+    await apart.allocate(record);
+    await apart.allocate(record);
+    expect((await apart.describe()).cpus.free).to.equal(0);
+    for (const container of containers) {
+      container.cpus = 16;
+    }
+    await destroy(record);
+  });
+
+  it("a container that is down and has no machines isn't chosen for all the room that it has", async () => {
+    const gate = join(site.folder, "..", "gate");
+    const ssh = `while [ $# -gt 2 ]; do shift; done; [ "$1" != vm-container-0-1 ] || exit 255; exec bash -c "$2"`;
+    await writeFile(join(gate, "ssh"), `#!/bin/bash\n${ssh}\n`, { mode: 0o755 });
+    const apart = new RocksDriver({ ...site.settings, sharedDisks: false });
+    const record = await planned(3);
+    await apart.allocate(record);
+    expect([...new Set(site.rocks.state.vms.map(({ host }) => host))]).to.deep.equal(["vm-container-0-0"]);
+    const tooLarge = await planned(16);
+    const error = await failure(apart.allocate(tooLarge));
+    expect(error).to.be.instanceOf(NoCapacity);
+    expect(error.message).to.include("vm-container-0-1: no answer");
+    await rm(join(gate, "ssh"));
+    await destroy(record);
   });
 
   it("machines that don't run count too, and those of others", async () => {
@@ -258,6 +363,49 @@ describe("hazards of rocks", function () {
       expect(await failure(driver.find(name))).to.be.instanceOf(Contradiction);
     }
     expect(site.rocks.commands).to.deep.equal([]);
+  });
+
+  it("a name that DNS knows of elsewhere is free here", async () => {
+    const record = await planned();
+    site.rocks.state.elsewhere = [record.name, vmName(record.name, "compute-0")];
+    expect(await driver.find(record.name)).to.equal(undefined);
+    await driver.allocate(record);
+    await driver.fixImages(record, SILENT);
+    await boot(record, "compute-0");
+    site.rocks.run("remove", "host", record.name);
+    expect([...(await driver.read(record.name)).keys()]).to.deep.equal(["compute-0"]);
+    await destroy(record);
+  });
+
+  it("another's frontend that is called as a compute of ours would be is left alone", async () => {
+    const cluster = await allocated(0);
+    const rival = vmName(cluster.name, "compute-0");
+    site.rocks.run("add", "cluster", "198.51.100.99", "0", `fe-name=${rival}`);
+    const error = await failure(resized(cluster, 1));
+    expect(error).to.be.instanceOf(ForeignOwner);
+    expect(error.message).to.include(rival);
+    await resized(cluster, 0);
+    await destroy(cluster);
+    expect(site.rocks.run("list", "cluster", rival)).to.include(rival);
+    site.rocks.run("remove", "cluster", rival);
+  });
+
+  it("a host of the site's that is called as a compute of ours would be is told before anything is made", async () => {
+    const error = await failure(driver.allocate(await planned(1, "container-0")));
+    expect(error).to.be.instanceOf(ForeignOwner);
+    expect(error.message).to.include("vm-container-0-0");
+  });
+
+  it("clusters of others may have names that Rocks itself chokes on", async () => {
+    site.rocks.run("add", "cluster", "198.51.100.99", "0", "fe-name=odd");
+    const rename = (from: string, to: string) => {
+      const text = JSON.stringify(site.rocks.state).replaceAll(JSON.stringify(from), JSON.stringify(to));
+      Object.assign(site.rocks.state, JSON.parse(text));
+    };
+    rename("odd", "Bob's");
+    expect(await driver.survey()).to.deep.equal([]);
+    rename("Bob's", "odd");
+    site.rocks.run("remove", "cluster", "odd");
   });
 
   it("a database that is down is no site without clusters", async () => {

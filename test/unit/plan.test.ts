@@ -257,6 +257,13 @@ describe("refuseOversize", () => {
     ]);
   });
 
+  it("leaves out a frontend that has a host of its own", () => {
+    refuseOversize(plan, { ...site(4, 2048, 2), frontendsApart: true });
+    expect(failureOf(() => refuseOversize(plan, { ...site(3, 2048), frontendsApart: true }))).to.be.instanceOf(
+      NoCapacity,
+    );
+  });
+
   const refused: Record<string, [() => void, string]> = {
     "too many cpus": [() => refuseOversize(plan, site(4, 2560)), "numCpus"],
     "too much memory": [() => refuseOversize(plan, site(5, 2559)), "memoryPerNode"],

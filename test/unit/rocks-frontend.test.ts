@@ -1,6 +1,7 @@
-import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { access, chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { PassThrough } from "node:stream";
 import { expect } from "chai";
 import {
   Denied,
@@ -10,8 +11,10 @@ import {
   type VirtualClusterError,
 } from "../../provider/src/drivers/errors";
 import { RocksFrontend } from "../../provider/src/drivers/rocks/frontend";
+import { Locks } from "../../provider/src/drivers/rocks/locks";
 import { Store } from "../../provider/src/drivers/rocks/store";
 import type { RocksSettings } from "../../provider/src/drivers/settings";
+import { eventually } from "../eventually";
 import { failure } from "../failure";
 import { writeSudo } from "../stand-ins/rocks/sudo";
 
@@ -80,6 +83,21 @@ describe("the rocks command", () => {
     ],
     "a traceback and 0": [`${TRACEBACK} 'ValueError: lots' >&2`, SiteFailure, "ValueError: lots"],
     "nothing and 1": ["exit 1", SiteFailure, "exit code 1"],
+    "what is wrong without the word, as plugins do": [
+      `echo 'bootaction "os" for host "x" is invalid'; exit 255`,
+      SiteFailure,
+      'bootaction "os"',
+    ],
+    "that DNS knows the host of elsewhere": [
+      `echo 'Error: host "x.example.edu" is not in cluster'; exit 1`,
+      NotFound,
+      "is not in cluster",
+    ],
+    "that a container's libvirt went meanwhile": [
+      `${TRACEBACK} "libvirt.libvirtError: End of file while reading data: Input/output error" >&2; exit 1`,
+      Unreachable,
+      "End of file",
+    ],
     "that there is no such host": [`echo 'Error: cannot resolve host "x"'; exit 1`, NotFound, "cannot resolve"],
     "that its database is down": [
       `echo 'Error: Dabase error: (OperationalError) (2002, "x")'; exit 1`,
@@ -94,17 +112,95 @@ describe("the rocks command", () => {
   };
   for (const [what, [script, errorClass, words]] of Object.entries(failing)) {
     it(`has failed when it says ${what}`, async () => {
-      const error = await failure((await frontendOf(script)).rocks(["set", "host", "boot", "x"]));
+      const error = await failure((await frontendOf(script)).list(["set", "host", "boot", "x"]));
       expect(error).to.be.instanceOf(errorClass);
       expect(error.message).to.include(words);
     });
   }
 
+  it("begins several listings at a time, and the answers keep their order", async () => {
+    const meet = `touch ${folder}/$1; for other in a b c d; do until [ -e ${folder}/$other ]; do sleep 0.02; done; done`;
+    const frontend = await frontendOf(`${meet}; [ "$1" != a ] || sleep 0.1; echo "$1"`);
+    const answers = await frontend.lists([["a"], ["b"], ["c"], ["d"], ["a"]]);
+    expect(answers.map(({ stdout }) => stdout)).to.deep.equal(["a\n", "b\n", "c\n", "d\n", "a\n"]);
+  });
+
+  it("is asked again for a listing that died of a machine which stopped meanwhile", async () => {
+    const died = `${TRACEBACK} "libvirt.libvirtError: Domain not found: no domain with matching id 7" >&2; exit 1`;
+    const once = (times: number) =>
+      `echo >>${folder}/calls; [ "$(wc -l <${folder}/calls)" -gt ${times} ] || { ${died}; }; echo fine`;
+    expect(await (await frontendOf(once(2))).list(["list", "host", "vm"])).to.equal("fine\n");
+    const error = await failure((await frontendOf(died)).list(["list", "host", "vm"]));
+    expect(error.message).to.include("Domain not found");
+  });
+
+  it("that goes on when who asked for a change has gone holds up the next one", async () => {
+    const frontend = await frontendOf(
+      `touch ${folder}/begun; until [ -e ${folder}/go ]; do sleep 0.05; done; sleep 0.3; touch ${folder}/ended`,
+    );
+    const there = (file: string) => access(join(folder, file));
+    const change = frontend.change([["add", "cluster"]]);
+    await eventually(() => there("begun"));
+    const mark = { owner: "o", organization: "o", project: "p", stack: "s", cluster: "c" };
+    const locks = new Locks(frontend, join(folder, "disks"));
+    const next = locks.withSite({ name: "dock", mark }, () => there("ended"));
+    await eventually(() => there("disks/site.lock-of-all"));
+    await writeFile(join(folder, "go"), "");
+    await Promise.all([next, change]);
+  });
+
+  describe("where log-ins print something", () => {
+    const answering = async (ssh: string) => {
+      await program("ssh", ssh);
+      const rocks = await program("rocks", `printf '%s\\n' "$*"`);
+      return new RocksFrontend({
+        ...{ driver: "rocks", rocks, publicAddresses: ["198.51.100.20"], sudo: false, ssh: "root@frontend" },
+      });
+    };
+    const NOISY = `echo "Warning: Permanently added 'frontend'." >&2; printf 'Welcome\\nto Rocks'; exec bash -c "\${@: -1}"`;
+
+    it("gives what was asked for and nothing else", async () => {
+      const frontend = await answering(NOISY);
+      await frontend.refuseWithoutRights(folder);
+      expect(await frontend.list(["list", "host"])).to.equal("list host\n");
+      const mark = { owner: "o", organization: "o", project: "p", stack: "s", cluster: "c" };
+      expect(await new Locks(frontend, folder).withSite({ name: "dock", mark }, async () => "locked")).to.equal(
+        "locked",
+      );
+      expect(await frontend.script("echo one; echo; echo two")).to.equal("one\n\ntwo\n");
+      expect((await frontend.scriptOn("vm-container-0-0", "cat; exit 3", [], { input: "given" })).stdout).to.equal(
+        "given",
+      );
+      for (const container of [undefined, "vm-container-0-0"]) {
+        const placed = { container, script: `head -c 300000 /dev/zero; printf '%s' "$1"`, args: ["end"] };
+        const chunks: Buffer[] = [];
+        await frontend.stream(
+          placed,
+          new PassThrough().on("data", (chunk) => chunks.push(chunk)),
+          10,
+        );
+        const streamed = Buffer.concat(chunks);
+        expect(streamed.length).to.equal(300_003);
+        expect(streamed.subarray(-3).toString()).to.equal("end");
+        const to = { container, script: `cat >"$1"`, args: [join(folder, "piped")] };
+        expect((await frontend.pipe(placed, to, {})).exitCode).to.equal(0);
+        expect((await readFile(join(folder, "piped"))).equals(streamed)).to.equal(true);
+      }
+    });
+
+    it("says what the account's shell has said where it runs nothing", async () => {
+      const frontend = await answering("echo 'This account is currently not available.'; exit 1");
+      const error = await failure(frontend.list(["list", "host"]));
+      expect(error).to.be.instanceOf(Unreachable);
+      expect(error.message).to.include("not available");
+    });
+  });
+
   it("that isn't there is an answer about the site, not about what was asked for", async () => {
     await writeSudo(join(folder, "sudo"), join(folder, "none"));
     for (const sudo of [false, true]) {
       const frontend = frontendAt(join(folder, "none"), { sudo });
-      expect(await failure(frontend.rocks(["list", "host"]))).to.be.instanceOf(Unreachable);
+      expect(await failure(frontend.list(["list", "host"]))).to.be.instanceOf(Unreachable);
     }
   });
 
@@ -113,7 +209,7 @@ describe("the rocks command", () => {
       const frontend = await frontendOf(`printf '<%s>' "$@"; cat`, { sudo });
       await writeSudo(join(folder, "sudo"), join(folder, "rocks"));
       const words = ["container-hosts=a b", "it's", 'a "b"', "$(id)", "`id`", "\\", "*", "x' or '1'='1"];
-      expect(await frontend.rocks(words)).to.equal(words.map((word) => `<${word}>`).join(""));
+      expect(await frontend.list(words)).to.equal(words.map((word) => `<${word}>`).join(""));
     });
   }
 
@@ -135,7 +231,8 @@ describe("the rocks command", () => {
         const command = [rocks, ...words].join(" ");
         return `${command} by ${bySudo ? command : "itself"}\n`;
       });
-      expect(await frontend.sequence([["list", "host"], ["list"]])).to.deep.equal(expected);
+      const answers = await frontend.lists([["list", "host"], ["list"]]);
+      expect(answers.map(({ stdout }) => stdout)).to.deep.equal(expected);
       expect(await frontend.script(say)).to.equal("virtual-cluster  by itself\n");
       expect((await frontend.scriptOn(undefined, say)).stdout).to.equal("virtual-cluster  by itself\n");
     });
@@ -154,7 +251,7 @@ describe("the rocks command", () => {
     ];
     for (const [script, words] of refusals) {
       await program("sudo", `${script}; exit 1`);
-      const errors = [frontend.refuseWithoutRights(folder), frontend.rocks(["list", "host"])];
+      const errors = [frontend.refuseWithoutRights(folder), frontend.list(["list", "host"])];
       const [error, other] = await Promise.all(errors.map((work) => failure<VirtualClusterError>(work)));
       for (const one of [error, other]) {
         expect(one).to.be.instanceOf(Denied);
@@ -167,8 +264,8 @@ describe("the rocks command", () => {
   it("fails by itself where sudo only warns", async () => {
     const frontend = await frontendOf(`[ $# = 0 ] || echo 'Error: cannot resolve host "x"'; exit 1`, { sudo: true });
     await program("sudo", `echo 'sudo: unable to resolve host rocks: Name or service not known' >&2; shift; "$@"`);
-    expect(await failure(frontend.rocks(["list", "host", "x"]))).to.be.instanceOf(NotFound);
-    expect(await failure(frontend.rocks([]))).to.be.instanceOf(SiteFailure);
+    expect(await failure(frontend.list(["list", "host", "x"]))).to.be.instanceOf(NotFound);
+    expect(await failure(frontend.list([]))).to.be.instanceOf(SiteFailure);
   });
 
   it("is no use to an account that may not write the folder", async () => {
@@ -195,6 +292,7 @@ describe("the rocks command", () => {
       [0, "two\n"],
     ]);
     const log = await frontend.script('cat "$1/log"', [folder]);
-    expect(log).to.equal("one\nbad\none\nbad\ntwo\n");
+    const [first, second, ...lists] = log.trimEnd().split("\n");
+    expect([first, second, ...lists.sort()]).to.deep.equal(["one", "bad", "bad", "one", "two"]);
   });
 });

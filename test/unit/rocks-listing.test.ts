@@ -8,7 +8,7 @@ import { parseListing } from "../../provider/src/drivers/rocks/listing";
 import { stateOf } from "../../provider/src/drivers/rocks/machines";
 import { decodeMark, encodeMark } from "../../provider/src/drivers/rocks/marks";
 import { isVmName, nodeOf, refuseBadName, vmName } from "../../provider/src/drivers/rocks/names";
-import { freeVlan, place } from "../../provider/src/drivers/rocks/placement";
+import { freeVlan, type PlacedNode, place as placeAmong } from "../../provider/src/drivers/rocks/placement";
 import {
   parseAttributes,
   parseClusters,
@@ -139,6 +139,10 @@ describe("names at a Rocks site", () => {
       "vm-container",
       "hosted-vm",
       "rack7",
+      "rackspace",
+      "boot",
+      "interface",
+      "localhost",
       "select-name",
       "x' or '1'='1",
       "Vc",
@@ -166,12 +170,14 @@ describe("names at a Rocks site", () => {
 describe("placement at a Rocks site", () => {
   const node = (name: string, cpus: number, memory = 512) => ({ node: name, cpus, memory });
   const rooms = [
-    { name: "vm-container-0-0", cpus: 4, memory: 4096 },
-    { name: "vm-container-0-1", cpus: 3, memory: 4096 },
+    { name: "vm-container-0-0", cpus: 4, memory: 4096, isPublic: false },
+    { name: "vm-container-0-1", cpus: 3, memory: 4096, isPublic: true },
   ];
+  const place = (nodes: readonly PlacedNode[], among = rooms, silent: readonly string[] = []) =>
+    placeAmong(nodes, among, new Set(silent));
 
   it("spreads nodes, the largest first", () => {
-    const placed = place([node("a", 1), node("b", 3), node("c", 2)], rooms);
+    const placed = place([node("a", 1), node("b", 3), node("c", 2)]);
     expect(Object.fromEntries(placed)).to.deep.equal({
       b: "vm-container-0-0",
       c: "vm-container-0-1",
@@ -179,9 +185,15 @@ describe("placement at a Rocks site", () => {
     });
   });
 
+  it("keeps what has a public NIC for the frontend", () => {
+    const placed = place([node("a", 3), node("frontend", 1), node("b", 2)]);
+    expect(placed.get("frontend")).to.equal("vm-container-0-1");
+  });
+
   it("names the node that fits nowhere", () => {
-    expect(() => place([node("a", 4), node("b", 4)], rooms)).to.throw("b asks for 4 cpus");
-    expect(() => place([node("a", 1, 5000)], rooms)).to.throw("5000 MiB");
+    expect(() => place([node("a", 4), node("b", 4)])).to.throw("b asks for 4 cpus");
+    expect(() => place([node("a", 1, 5000)])).to.throw("5000 MiB");
+    expect(() => place([node("a", 4)], rooms, ["vm-container-0-0"])).to.throw("vm-container-0-0: no answer");
     expect(() => place([node("a", 1)], [])).to.throw("there is none");
   });
 

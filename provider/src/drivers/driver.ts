@@ -177,6 +177,8 @@ export interface SiteDescription {
   };
   /** MiB. */
   readonly memory: Capacity;
+  /** Whether frontends take none of these: they have a host of their own. Absent: they do. */
+  readonly frontendsApart?: true;
   readonly publicNetwork: PublicNetwork;
   /** Addresses of the public network that the site hands out, lowest first. */
   readonly publicAddresses: readonly string[];

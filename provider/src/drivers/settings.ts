@@ -93,7 +93,7 @@ const opennebula = z.strictObject({
   ...{ publicAddresses, netmask, gateway, dns, domain, privateRange, sshConfig },
 });
 
-const rocksHost = z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, "must be a host's name as `rocks list host` has it");
+const rocksHost = z.string().regex(/^[A-Za-z0-9][\w-]{0,62}$/, "must be a host's name as `rocks list host` has it");
 
 const rocks = z.strictObject({
   driver: z.literal("rocks"),

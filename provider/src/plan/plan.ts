@@ -193,6 +193,11 @@ export function nodesOf(plan: ClusterPlan): readonly NodePlan[] {
   return [plan.frontend, ...plan.computes];
 }
 
+/** The nodes that take of what the site says it has. */
+export function countedNodes(plan: ClusterPlan, site: Pick<SiteDescription, "frontendsApart">): readonly NodePlan[] {
+  return site.frontendsApart ? plan.computes : nodesOf(plan);
+}
+
 export function sumOf(shapes: Iterable<Shape>): { readonly cpus: number; readonly memory: number } {
   const sum = { cpus: 0, memory: 0 };
   for (const { cpus, memory } of shapes) {
@@ -208,18 +213,19 @@ export function sumOf(shapes: Iterable<Shape>): { readonly cpus: number; readonl
  */
 export function refuseOversize(
   plan: ClusterPlan,
-  site: Pick<SiteDescription, "cpus" | "memory">,
+  site: Pick<SiteDescription, "cpus" | "memory" | "frontendsApart">,
   present: Iterable<Shape> = [],
 ): void {
-  const largest = nodesOf(plan).reduce((one, other) => (other.cpus > one.cpus ? other : one));
-  if (largest.cpus > site.cpus.perNode) {
+  const counted = countedNodes(plan, site);
+  const largest = counted.find(({ cpus }) => cpus > site.cpus.perNode);
+  if (largest) {
     throw new NoCapacity(
       `${largest.name} asks for ${largest.cpus} cpus`,
       `a node at this site can have at most ${site.cpus.perNode}`,
       "Lower cpusPerNode or frontend.cpus",
     ).about(largest === plan.frontend ? "frontend" : "cpusPerNode");
   }
-  const [asked, used] = [sumOf(nodesOf(plan)), sumOf(present)];
+  const [asked, used] = [sumOf(counted), sumOf(present)];
   const free = { cpus: site.cpus.free + used.cpus, memory: site.memory.free + used.memory };
   if (asked.cpus > free.cpus) {
     throw new NoCapacity(

@@ -30,8 +30,8 @@ import { contradictionsIn } from "../plan/contradictions";
 import {
   type ClusterPlan,
   type ClusterWish,
+  countedNodes,
   dealtOf,
-  nodesOf,
   planCluster,
   refuseOversize,
   SITE_DECIDES,
@@ -559,12 +559,12 @@ async function plan(
   const planned =
     addresses === "site" ? planBySite(wish, known, dealt) : planCluster(wish, known, dealt && dealtOf(dealt), macs);
   const running = [...machines.values()].filter(({ state }) => state === "running");
-  const present = reserves === "running" ? running : held ? nodesOf(held.plan) : [];
+  const present = reserves === "running" ? running : held ? countedNodes(held.plan, known) : [];
   if (wish.power === "on" || reserves === "allocated") {
     refuseOversize(planned, known, present);
   }
   await refuseBeyondLimits(driver, { name: wish.name, mark }, planned);
-  const [asked, used] = [sumOf(nodesOf(planned)), sumOf(present)];
+  const [asked, used] = [sumOf(countedNodes(planned, known)), sumOf(present)];
   const growth = { cpus: asked.cpus - used.cpus, memory: asked.memory - used.memory };
   proposals.propose(description.siteId, wish.name, planned, growth);
   return { siteId: description.siteId, plan: planned, held: dealt, capabilities: driver.capabilities };

@@ -162,7 +162,7 @@ class Run {
         return;
       case "list attr":
         this.list(given, {
-          ...{ columns: ["attr", "value"], key: "list", trimOwner: true, rows: this.state.attributes },
+          ...{ columns: ["attr", "value"], key: "list", trimOwner: false, rows: this.state.attributes },
         });
         return;
       case "list membership":
@@ -225,6 +225,13 @@ class Run {
       case "stop host vm":
         this.stop(given);
         return;
+      case "sync host network":
+        this.syncNetwork(
+          this.nodesOf(positional)
+            .map(({ name }) => (positional.length > 0 ? name : ""))
+            .filter(Boolean),
+        );
+        return;
       case "pause host vm":
         this.setStatus(positional, "active", "paused");
         return;
@@ -265,13 +272,21 @@ class Run {
     if (membership) {
       return nodes.filter((node) => node.membership === membership);
     }
-    const rack = /^rack(\d+)$/.exec(name)?.[1];
-    if (rack !== undefined) {
+    if (name.startsWith("rack")) {
+      const rack = name.slice(4);
+      if (!/^\d+$/.test(rack)) {
+        throw new PythonError(`ValueError: invalid literal for int() with base 10: '${rack}'`);
+      }
       return nodes.filter((node) => node.rack === Number(rack));
     }
     if (name.includes("%")) {
       const pattern = new RegExp(`^${name.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&").replaceAll("%", ".*")}$`);
       return nodes.filter((node) => pattern.test(node.name));
+    }
+    if (name.split("'").length % 2 === 0) {
+      throw new PythonError(
+        'sqlalchemy.exc.ProgrammingError: (ProgrammingError) (1064, "You have an error in your SQL syntax")',
+      );
     }
     if (name.startsWith("select") || name.includes("'")) {
       return [];
@@ -279,7 +294,9 @@ class Run {
     const nic = interfaces.find(({ ip, mac }) => ip === name || mac === name);
     const node = nodes.find((one) => one.name === name.replace(/\.local$/, "") || one.name === nic?.node);
     if (!node) {
-      throw new Abort(`cannot resolve host "${name}"`);
+      throw new Abort(
+        this.state.elsewhere.includes(name) ? `host "${name}" is not in cluster` : `cannot resolve host "${name}"`,
+      );
     }
     return [node];
   }
@@ -321,7 +338,8 @@ class Run {
     for (const node of this.nodesOf(positional)) {
       const vm = this.vmOf(node);
       if (vm) {
-        this.nicsOf(node).forEach(({ mac }, index) => {
+        const macs = this.nicsOf(node).map(({ mac }) => mac);
+        (macs.length > 0 ? macs : [null]).forEach((mac, index) => {
           const first = index === 0;
           rows.push([
             ...[node.name, first ? vm.slice : null, first ? vm.memory : null, first ? node.cpus : null, mac],
@@ -353,7 +371,7 @@ class Run {
       return "nostate-error";
     }
     const domain = this.state.domains[name];
-    return domain?.host === vm.host ? domain.status : "nostate";
+    return domain?.host === vm.host && domain.status !== "suspended" ? domain.status : "nostate";
   }
 
   private interfaceListing(nodes: readonly StandInNode[]): Listing {
@@ -862,6 +880,7 @@ class Run {
       throw new Abort("must supply at least one frontend name");
     }
     const frontends = names.map((name) => this.node(name));
+    const touched = new Set<string>();
     for (const frontend of frontends) {
       if (frontend.membership !== "Frontend" || !this.vmOf(frontend)) {
         throw new Abort(`host ${frontend.name} is not a virtual frontend`);
@@ -874,8 +893,9 @@ class Run {
           throw new PythonError("AttributeError: 'NoneType' object has no attribute 'name'");
         }
         for (const { vlan } of this.nicsOf(node)) {
-          if (vlan && this.state.interfaces.some((nic) => nic.node === host && nic.iface === `vlan${vlan}`)) {
+          if (vlan && this.findsVlan(host, vlan)) {
             rows.set(`${host} ${vlan}`, [vlan, host]);
+            touched.add(host);
           }
         }
       }
@@ -887,6 +907,24 @@ class Run {
       this.removeNodes(going);
     }
     this.say("Syncing configuration");
+    this.syncNetwork([...touched]);
+  }
+
+  /** By the network that the VLAN and a NIC of its host's are in. */
+  private findsVlan(host: string, vlan: number): boolean {
+    const nics = this.state.interfaces.filter(({ node }) => node === host);
+    return nics.some(
+      (row) =>
+        row.iface.startsWith("vlan") &&
+        row.vlan === vlan &&
+        nics.some(({ iface, subnet }) => !iface.startsWith("vlan") && subnet !== null && subnet === row.subnet),
+    );
+  }
+
+  /** No host is every host that Rocks manages. */
+  private syncNetwork(hosts: readonly string[]): void {
+    const managed = this.state.nodes.filter(({ membership }) => /^(Compute|VM Container)$/.test(membership));
+    this.state.restarted.push(...(hosts.length > 0 ? hosts : managed.map(({ name }) => name)));
   }
 
   private removeHostInterface(positional: readonly string[]): void {
@@ -947,8 +985,9 @@ class Run {
       const domain = this.state.domains[node.name];
       const action = this.state.version === "7.0" ? params.get("action") : undefined;
       if (action === "shutdown") {
+        // Undefined at once: with its end it is gone, and only who runs is looked at.
         if (domain?.status === "active" && !this.state.deaf.includes(node.name)) {
-          domain.status = "shutoff";
+          delete this.state.domains[node.name];
         }
       } else if (!this.state.unstoppable.includes(node.name)) {
         delete this.state.domains[node.name];

@@ -41,6 +41,7 @@ export class RocksServer implements AsyncDisposable {
 exec 3<>/dev/tcp/127.0.0.1/${port} || exit 1
 { [ $# = 0 ] || printf '>%s\\n' "$@"; echo .; } >&3
 read -r code said <&3
+[ "$code$said" != 0 ] || exec cat <&3
 cat <&3
 [ -z "$said" ] || base64 -d <<<"$said" >&2
 exit "$code"

@@ -18,6 +18,10 @@ export interface StandInState {
   /** Machines that `stop` leaves running, as it does when libvirt fails. */
   unstoppable: string[];
   databaseIsDown: boolean;
+  /** Names of hosts elsewhere that DNS knows. */
+  elsewhere: string[];
+  /** Hosts whose network `sync host network` has restarted, below all machines on them. */
+  restarted: string[];
 }
 
 export interface StandInNode {
@@ -55,7 +59,8 @@ export interface StandInVm {
 
 export interface StandInDomain {
   host: string;
-  status: "active" | "paused" | "shutoff" | "crashed";
+  /** `suspended` by its guest: Rocks knows no word for it. */
+  status: "active" | "paused" | "crashed" | "suspended";
   cpus: number;
   memory: number;
   /** What it boots by. */
@@ -135,5 +140,7 @@ export function freshSite(version: StandInState["version"] = "7.0"): StandInStat
     deaf: [],
     unstoppable: [],
     databaseIsDown: false,
+    elsewhere: [],
+    restarted: [],
   };
 }

@@ -10,16 +10,24 @@ import { refuseForeign } from "../ownership";
 import { allDone, Reverter } from "../reverter";
 import type { RocksSettings } from "../settings";
 import { baseFile, type Disks, gigabytes, partFile } from "./disks";
-import { type Facts, publicNetworkOf, readTables, type Tables } from "./facts";
-import { ContainerUnreachable, type RocksFrontend } from "./frontend";
+import { type Facts, LIST_HOSTS, publicNetworkOf, readStatuses, readTables, type Tables } from "./facts";
+import { type Answer, ContainerUnreachable, type RocksFrontend } from "./frontend";
 import type { Locks } from "./locks";
 import { decodeMark, encodeMark, MARK_ATTRIBUTE } from "./marks";
-import { refuseBadName, vmName } from "./names";
-import { freeVlan, place } from "./placement";
+import { isVmName, refuseBadName, vmName } from "./names";
+import { freeVlan, place, type Room } from "./placement";
 import { Rows } from "./rows";
-import { describeSite, roomsLeft, takenAddresses, takenSubnets, vmsOf } from "./site";
+import {
+  areFrontendsApart,
+  describeSite,
+  hostsOfMachines,
+  roomsLeft,
+  takenAddresses,
+  takenSubnets,
+  vmsOf,
+} from "./site";
 import type { ClusterFile, NodeFile, Store, StoreContent } from "./store";
-import { parseAttributes, parseHosts } from "./tables";
+import { parseAttributes, parseHosts, type RocksVm } from "./tables";
 import { vlansOf } from "./vlans";
 
 /** What the engine asks at once arrives within this time. */
@@ -48,7 +56,7 @@ export class Clusters {
     this.found = new Batcher((names) => this.load(names), TOGETHER_MS);
   }
 
-  /** One request for all that ask at the same time, and one more where there is no record. */
+  /** One request for all that ask at the same time, and one or two more where there is no record. */
   async find(name: string): Promise<ClusterRecord | undefined> {
     refuseBadName(name);
     const found = await this.found.get(name);
@@ -70,32 +78,39 @@ export class Clusters {
     );
   }
 
-  /** The mark of each host of these names that is in Rocks' tables, undefined for one without. One request. */
+  /** The mark of each host of these names that is in Rocks' tables, undefined for one without. */
   private async marksOf(names: readonly string[]): Promise<Map<string, Mark | undefined>> {
-    const commands = names.flatMap((name) => [
-      ["list", "host", name, "json=true"],
-      ["list", "host", "attr", name],
-    ]);
+    const listed = await this.listed(names);
+    const commands = listed.map((name) => ["list", "host", "attr", name]);
     const answers = await this.frontend.lists(commands);
-    const marks = new Map<string, Mark | undefined>();
-    names.forEach((name, index) => {
-      const [hosts, attributes] = [index * 2, index * 2 + 1].map((at) => {
-        const answer = answers[at];
-        return answer === undefined ? "" : this.outputIfThere(answer, commands[at] ?? []);
-      });
-      if (parseHosts(hosts ?? "", name).some((host) => host.name === name)) {
-        marks.set(name, decodeMark(parseAttributes(attributes ?? "").get(MARK_ATTRIBUTE)));
-      }
-    });
-    return marks;
+    return new Map(
+      answers.flatMap((answer, index) => {
+        const said = this.outputIfThere(answer, commands[index] ?? []);
+        const mark = decodeMark(parseAttributes(said ?? "").get(MARK_ATTRIBUTE));
+        return said === undefined ? [] : [[listed[index] ?? "", mark] as const];
+      }),
+    );
   }
 
-  private outputIfThere(answer: Parameters<RocksFrontend["outputOf"]>[0], args: readonly string[]): string {
+  /**
+   * Which of these are in Rocks' tables. All hosts are listed: asked for one that it doesn't know, Rocks asks DNS, which may
+   * take long, and takes whoever has that address for the one that is meant.
+   */
+  async listed(names: readonly string[]): Promise<string[]> {
+    if (names.length === 0) {
+      return [];
+    }
+    const hosts = new Set(parseHosts(await this.frontend.list(LIST_HOSTS)).map(({ name }) => name));
+    return names.filter((name) => hosts.has(name));
+  }
+
+  /** @returns undefined where the host went meanwhile */
+  private outputIfThere(answer: Answer, args: readonly string[]): string | undefined {
     try {
       return this.frontend.outputOf(answer, args);
     } catch (error) {
       if (error instanceof NotFound) {
-        return "";
+        return undefined;
       }
       throw error;
     }
@@ -108,17 +123,17 @@ export class Clusters {
 
   private async allocateAlone(wished: ClusterRecord): Promise<ClusterKeys> {
     const { name } = wished;
-    const [facts, content, before] = await allDone(
-      this.facts(),
-      this.store.read(),
-      readTables(this.frontend, { status: true }),
-    );
+    const [facts, content, before] = await allDone(this.facts(), this.store.read(), readTables(this.frontend));
     const present = content.clusters.get(name);
     await this.refuseOthers(wished, content, before);
+    refuseTakenNames(wished, before);
     this.refuseTaken(wished, facts, before, content);
-    const own = Rows.of(name, before);
+    const vlan = present?.vlan ?? Rows.vlanOf(name, before) ?? this.chooseVlan(before, content);
+    const own = Rows.inVlan(name, vlan, before);
     const records = [...content.clusters.values()].map(({ record }) => record);
-    refuseOversize(wished.plan, describeSite(this.settings, facts, before, records), own.values());
+    const isApart = areFrontendsApart(this.settings, before);
+    const counted = [...own].flatMap(([node, vm]) => (isApart && node === "frontend" ? [] : [vm]));
+    refuseOversize(wished.plan, describeSite(this.settings, facts, before, records), counted);
 
     const former = formerBases(present?.record, wished);
     const record = withFormerBases({ ...wished, plan: decided(wished, present?.record, before) }, former);
@@ -128,9 +143,8 @@ export class Clusters {
       ),
     );
     const leaving = [...own.keys()].filter((node) => !vmsOf(record).has(node));
-    const vlan = present?.vlan ?? Rows.vlanOf(name, before) ?? this.chooseVlan(before, content);
     const staying = leaving.filter((node) => machines.has(node));
-    const hosts = this.choosePlaces(record, before, staying, present?.hosts);
+    const hosts = await this.choosePlaces(record, before, own, staying, present?.hosts);
     const file: ClusterFile = { record, vlan, hosts };
 
     await using reverter = new Reverter();
@@ -140,13 +154,11 @@ export class Clusters {
     reverter.add(() =>
       present ? this.store.writeCluster(present) : this.store.removeCluster(name, { keepKeys: true }),
     );
-    reverter.add(() => this.undoRows(name, vlan, before));
-    await this.rows.add(file, before);
-    await this.removeGone(
-      name,
-      leaving.filter((node) => !machines.has(node)),
-    );
-    const after = await readTables(this.frontend, { status: false });
+    reverter.add(() => this.undoRows(file, before));
+    const gone = leaving.filter((node) => !machines.has(node));
+    const hasAdded = await this.rows.add(file, before);
+    await this.removeGone(name, gone);
+    const after = hasAdded || gone.length > 0 ? await readTables(this.frontend) : before;
     this.rows.verify(file, after);
     await this.rows.addVlan(vlan, Object.values(hosts), after);
     await this.shapeRows(record, after, machines);
@@ -210,13 +222,13 @@ export class Clusters {
   }
 
   /** Machines in the tables stay where they are; for the others there must be room, and their host must answer. */
-  private choosePlaces(
+  private async choosePlaces(
     record: ClusterRecord,
     tables: Tables,
+    own: ReadonlyMap<string, RocksVm>,
     leaving: readonly string[],
     former: ClusterFile["hosts"] = {},
-  ): Record<string, string> {
-    const own = Rows.of(record.name, tables);
+  ): Promise<Record<string, string>> {
     const { frontendHost } = this.settings;
     const nodes = nodesOf(record.plan).map((planned, index) => ({
       ...planned,
@@ -230,8 +242,7 @@ export class Clusters {
     if (frontendHost !== undefined && !placed.has("frontend")) {
       placed.set("frontend", frontendHost);
     }
-    const silent = new Set(tables.vms.flatMap(({ host, status }) => (status === "nostate-error" ? [host] : [])));
-    const rooms = roomsLeft(this.settings, tables, record.name).map((room) => {
+    const rooms = roomsLeft(this.settings, tables, new Set([...own.values()].map(({ name }) => name))).map((room) => {
       const stay = [...placed].flatMap(([node, host]) =>
         host === room.name ? [nodes.find((one) => one.node === node) ?? own.get(node)] : [],
       );
@@ -242,16 +253,33 @@ export class Clusters {
       };
     });
     const missing = nodes.filter(({ node }) => !placed.has(node));
-    const found = place(
-      missing,
-      rooms.filter(({ name }) => !silent.has(name)),
-    );
+    const found = missing.length > 0 ? place(missing, rooms, await this.silentAmong(rooms, tables)) : [];
     return Object.fromEntries([...placed, ...found]);
+  }
+
+  /**
+   * Hosts whose sshd doesn't answer, where disks are sent there, or whose libvirt doesn't: one machine of each host's tells
+   * that.
+   */
+  private async silentAmong(rooms: readonly Room[], tables: Tables): Promise<Set<string>> {
+    const reached = this.settings.sharedDisks ? [] : await this.disks.list(rooms.map(({ name }) => name));
+    const silent = new Set([...reached].flatMap(([host, files]) => (files === undefined ? [host] : [])));
+    const asked = rooms.flatMap(({ name }) =>
+      silent.has(name) ? [] : tables.vms.filter((vm) => vm.host === name && isVmName(vm.name)).slice(0, 1),
+    );
+    const statuses = await readStatuses(
+      this.frontend,
+      asked.map(({ name }) => name),
+      tables,
+    );
+    return new Set([...silent, ...asked.flatMap((vm) => (statuses.get(vm.name) === "nostate-error" ? [vm.host] : []))]);
   }
 
   /** Takes rows that nothing was made from out of the tables. */
   private async removeGone(name: string, nodes: readonly string[]): Promise<void> {
-    await this.frontend.sequence(nodes.map((node) => ["remove", "host", vmName(name, node)]));
+    if (nodes.length > 0) {
+      await this.frontend.change([["remove", "host", ...nodes.map((node) => vmName(name, node))]]);
+    }
   }
 
   /** Gives the rows that nothing was made from yet their shape and their disk, and the frontend's its mark. */
@@ -275,21 +303,22 @@ export class Clusters {
         commands.push(["set", "host", "vm", vm, ...disk, `mem=${memory}`]);
       }
     });
-    await this.frontend.sequence(commands);
+    await this.frontend.change(commands);
   }
 
   /** As the tables were, apart from what others have done meanwhile. */
-  private async undoRows(name: string, vlan: number, before: Tables): Promise<void> {
-    const now = await readTables(this.frontend, { status: false });
+  private async undoRows({ record: { name }, vlan, hosts }: ClusterFile, before: Tables): Promise<void> {
+    await this.frontend.untilUnchanging();
+    const now = await readTables(this.frontend);
     const had = new Set(before.vms.map((vm) => vm.name));
-    const added = [...Rows.of(name, now).values()].map((vm) => vm.name).filter((vm) => !had.has(vm));
+    const added = [...Rows.inVlan(name, vlan, now).values()].map((vm) => vm.name).filter((vm) => !had.has(vm));
     if (added.length > 0) {
       await this.rows.remove(name, added, vlan, now).catch(() =>
-        // Others are in its VLAN: only one by one do they stay.
-        this.frontend.sequence(added.map((vm) => ["remove", "host", vm])),
+        // Others are in its VLAN: by name alone they stay.
+        this.frontend.change([["remove", "host", ...added]]),
       );
     }
-    await this.rows.removeStrayVlan(vlan, before);
+    await this.rows.removeStrayVlan(vlan, hostsOfMachines(this.settings, now, Object.values(hosts)), before);
   }
 
   /**
@@ -297,8 +326,7 @@ export class Clusters {
    * @throws what `allocate` throws
    */
   async ensureRow(file: ClusterFile, node: string): Promise<void> {
-    const answers = await this.frontend.lists([["list", "host", vmName(file.record.name, node), "json=true"]]);
-    if (answers[0]?.exitCode !== 0) {
+    if ((await this.listed([vmName(file.record.name, node)])).length === 0) {
       await this.allocate(file.record);
     }
   }
@@ -360,19 +388,24 @@ export class Clusters {
     const { name } = cluster;
     refuseBadName(name);
     const former = await this.locks.withSite(cluster, async () => {
-      const [content, tables] = await allDone(this.store.read([name]), readTables(this.frontend, { status: true }));
+      const [content, tables] = await allDone(this.store.read([name]), readTables(this.frontend));
       const present = content.clusters.get(name);
       await this.refuseOthers(cluster, content, tables);
-      const rows = [...Rows.of(name, tables).values()];
-      const vms = rows.map((vm) => vm.name);
       const vlan = present?.vlan ?? Rows.vlanOf(name, tables);
+      const rows = [...(vlan === undefined ? Rows.of(name, tables) : Rows.inVlan(name, vlan, tables)).values()];
+      const vms = rows.map((vm) => vm.name);
       if (vms.length > 0) {
-        await this.stop(rows.flatMap((vm) => (vm.host !== "" && vm.status !== "nostate" ? [vm.name] : [])));
+        const housed = rows.flatMap((vm) => (vm.host === "" ? [] : [vm.name]));
+        const statuses = await readStatuses(this.frontend, housed, tables);
+        await this.stop(housed.filter((vm) => statuses.get(vm) !== "nostate"));
         await this.rows.remove(name, vms, vlan, tables);
         await this.rows.refuseLeft(vms);
       }
       if (vlan !== undefined) {
-        await this.rows.removeStrayVlan(vlan);
+        await this.rows.removeStrayVlan(
+          vlan,
+          hostsOfMachines(this.settings, tables, Object.values(present?.hosts ?? {})),
+        );
       }
       await this.store.removeCluster(name, options);
       return present?.record;
@@ -385,10 +418,7 @@ export class Clusters {
 
   /** One sentence for each of the cluster's own things that isn't as it should be. */
   async inspect(record: ClusterRecord): Promise<string[]> {
-    const [{ clusters, keys }, tables] = await Promise.all([
-      this.store.read([record.name]),
-      readTables(this.frontend, { status: false }),
-    ]);
+    const [{ clusters, keys }, tables] = await Promise.all([this.store.read([record.name]), readTables(this.frontend)]);
     const file = clusters.get(record.name);
     const rows = Rows.of(record.name, tables);
     const ip = record.plan.frontend.publicIp;
@@ -419,10 +449,11 @@ export class Clusters {
   }
 
   async survey(): Promise<FoundCluster[]> {
-    const [content, tables] = await Promise.all([this.store.read(), readTables(this.frontend, { status: false })]);
+    const [content, tables] = await Promise.all([this.store.read(), readTables(this.frontend)]);
     const { clusters, nodes, locks } = content;
+    // Names that we would never give may be more than names where Rocks pastes them.
     const unrecorded = tables.clusters.flatMap(({ frontend, isVirtual }) =>
-      isVirtual && !clusters.has(frontend) ? [frontend] : [],
+      isVirtual && !clusters.has(frontend) && isVmName(frontend) ? [frontend] : [],
     );
     const marked = [...(await this.marksOf(unrecorded))].flatMap(([name, mark]) =>
       mark ? [[name, mark] as const] : [],
@@ -481,7 +512,7 @@ export class Clusters {
     const { containers, frontendHost } = this.settings;
     const listed =
       containers ??
-      parseHosts(await this.frontend.rocks(["list", "host", "json=true"])).flatMap((host) =>
+      parseHosts(await this.frontend.list(LIST_HOSTS)).flatMap((host) =>
         host.membership === "VM Container" ? [host.name] : [],
       );
     const recorded = [...files].flatMap(({ hosts }) => Object.values(hosts));
@@ -496,6 +527,18 @@ function decided(wished: ClusterRecord, present: ClusterRecord | undefined, tabl
   const macs = new Map([...Rows.macsOf(wished, tables), ...(present ? macsOf(present.plan) : [])]);
   const open = [...macsOf(wished.plan)].flatMap(([ip, mac]) => (mac === SITE_DECIDES ? [ip] : []));
   return withMacs(wished.plan, new Map([...macs].filter(([ip, mac]) => open.includes(ip) && mac !== SITE_DECIDES)));
+}
+
+/** Physical hosts and the frontends of other clusters may be called as a compute of this one would be. */
+function refuseTakenNames(record: ClusterRecord, { hosts, vms, clusters }: Tables): void {
+  const others = new Set([
+    ...hosts.flatMap(({ name }) => (vms.some((vm) => vm.name === name) ? [] : [name])),
+    ...clusters.flatMap(({ frontend }) => (frontend === record.name ? [] : [frontend])),
+  ]);
+  const taken = [...vmsOf(record).values()].find((vm) => others.has(vm));
+  if (taken !== undefined) {
+    throw unmarked(taken);
+  }
 }
 
 function unmarked(name: string): ForeignOwner {

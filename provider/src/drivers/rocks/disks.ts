@@ -12,7 +12,14 @@ import { inTemporaryFolder } from "../../temporary-folder";
 import type { DiskImage, Progress } from "../driver";
 import { InvalidImage, NotFound, SiteFailure } from "../errors";
 import { reporting } from "../transfer";
-import { type Answer, ContainerUnreachable, type RocksFrontend, refuseFailure, type ScriptOptions } from "./frontend";
+import {
+  type Answer,
+  ContainerUnreachable,
+  type PlacedScript,
+  type RocksFrontend,
+  refuseFailure,
+  type ScriptOptions,
+} from "./frontend";
 import { MAKE_FOLDER } from "./store";
 
 const TRANSFER_SECONDS = 6 * 3600;
@@ -275,13 +282,9 @@ export class Disks {
   private async copyBase(image: DiskImage, source: string, host: string): Promise<void> {
     const [base, part] = [baseFile(image.digest), partFile(image.digest)];
     const read = `cd "$1" && tar -cSf - --transform "s,.*,$3," -- "$2"`;
-    const [from, to] = await Promise.all([
-      this.commandFor(source, read, [base, part]),
-      this.commandFor(host, STORE, [base, part, image.digest]),
-    ]);
-    const answer = await this.frontend.scriptOn(undefined, 'eval "$1" </dev/null | eval "$2"', [from, to], {
-      timeoutSeconds: TRANSFER_SECONDS,
-    });
+    const from = await this.placed(source, read, [base, part]);
+    const to = await this.placed(host, STORE, [base, part, image.digest]);
+    const answer = await this.frontend.pipe(from, to, { timeoutSeconds: TRANSFER_SECONDS });
     this.refuseBrokenBase(answer, host);
   }
 
@@ -299,10 +302,9 @@ export class Disks {
   /** Hands `use` a copy of a host's file, holes left out on the way. */
   private async withCopy<T>(host: string, name: string, use: (file: string, size: number) => Promise<T>): Promise<T> {
     return inTemporaryFolder(async (folder) => {
-      const place = await this.placeOf(host);
-      const script = `cd "$1" && tar -cSf - -- "$2"`;
+      const placed = await this.placed(host, `cd "$1" && tar -cSf - -- "$2"`, [name]);
       const receiver = execa("tar", ["-xSf", "-", "-C", folder, "--", name], { reject: false, stdin: "pipe" });
-      await this.frontend.stream(place, script, [this.folder, name], receiver.stdin, TRANSFER_SECONDS);
+      await this.frontend.stream(placed, receiver.stdin, TRANSFER_SECONDS);
       const { exitCode, stderr } = await receiver;
       refuseFailure(`fetching ${name} from ${host}`, { exitCode: exitCode ?? 1, stderr: String(stderr) });
       const file = join(folder, name);
@@ -325,8 +327,8 @@ export class Disks {
     return this.frontend.scriptOn(await this.placeOf(host), script, [this.folder, ...args], options);
   }
 
-  private async commandFor(host: string, script: string, args: readonly string[]): Promise<string> {
-    return this.frontend.commandOn(await this.placeOf(host), script, [this.folder, ...args]);
+  private async placed(host: string, script: string, args: readonly string[]): Promise<PlacedScript> {
+    return { container: await this.placeOf(host), script, args: [this.folder, ...args] };
   }
 
   /** Where scripts for a host's folder run; undefined: on the Rocks frontend. */

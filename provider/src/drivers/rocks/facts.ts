@@ -37,9 +37,8 @@ export interface Tables {
   readonly clusters: readonly RocksCluster[];
 }
 
-const LIST_HOSTS = ["list", "host", "json=true"];
+export const LIST_HOSTS = ["list", "host", "json=true"];
 const LIST_VMS = ["list", "host", "vm", "showdisks=true", "json=true"];
-const LIST_VMS_WITH_STATUS = ["list", "host", "vm", "showdisks=true", "status=true", "json=true"];
 const LIST_INTERFACES = ["list", "host", "interface", "json=true"];
 const LIST_CLUSTERS = ["list", "cluster", "json=true"];
 
@@ -64,9 +63,8 @@ export async function readFacts(frontend: RocksFrontend): Promise<Facts> {
   return { siteId, ownName, majorVersion: Number(major), networks: parseNetworks(networks), attributes };
 }
 
-/** @param options `status`: whether to ask each container's libvirt how its machines are, which takes a while */
-export async function readTables(frontend: RocksFrontend, options: { readonly status: boolean }): Promise<Tables> {
-  const commands = [LIST_HOSTS, options.status ? LIST_VMS_WITH_STATUS : LIST_VMS, LIST_INTERFACES, LIST_CLUSTERS];
+export async function readTables(frontend: RocksFrontend): Promise<Tables> {
+  const commands = [LIST_HOSTS, LIST_VMS, LIST_INTERFACES, LIST_CLUSTERS];
   const [hosts = "", vms = "", interfaces = "", clusters = ""] = outputs(
     frontend,
     commands,
@@ -80,6 +78,22 @@ export async function readTables(frontend: RocksFrontend, options: { readonly st
     interfaces: nics,
     clusters: parseClusters(clusters),
   };
+}
+
+/**
+ * How these machines are, in Rocks' words. It asks their containers' libvirts once for each machine, which takes minutes
+ * where one is silent: so never for all machines of a site.
+ */
+export async function readStatuses(
+  frontend: RocksFrontend,
+  vms: readonly string[],
+  { interfaces }: Tables,
+): Promise<Map<string, string>> {
+  if (vms.length === 0) {
+    return new Map();
+  }
+  const output = await frontend.list(["list", "host", "vm", ...vms, "status=true", "json=true"]);
+  return new Map(parseVms(output, (mac) => ownerOf(interfaces, mac)).map(({ name, status }) => [name, status]));
 }
 
 export function ownerOf(interfaces: readonly RocksInterface[], mac: string): string {

@@ -12,6 +12,14 @@ import { RETRY, refusedKeyHint, SHARED_SSH, SharedConnection, SSHD_BUSY, unreach
 /** sshd lets ten sessions share a connection. */
 const PARALLEL_CALLS = 6;
 const SECONDS = 120;
+/** Rocks opens a libvirt for each machine whose status is asked for, and waits two minutes for one that is silent. */
+const LIST_SECONDS = 600;
+/** Each change restarts services, and `remove cluster` the network of containers. */
+const CHANGE_SECONDS = 1800;
+/** Of listings at a time: each takes a Python about a second to begin. */
+const PARALLEL_LISTS = 4;
+/** How often a listing is asked for again that died of a machine which went meanwhile. */
+const MORE_LISTINGS = 4;
 /** With this a script of ours says that a container didn't let it in. */
 const CONTAINER_UNREACHABLE = 97;
 
@@ -40,14 +48,31 @@ while [ ! -e "$there" ]; do there=$(dirname "$there"); done
 const SUDO_REFUSES = /^sudo: (?!unable to resolve host)|^Sorry, user | is not in the sudoers file/;
 const SUDO_FINDS_NOTHING = /^sudo: \S+: command not found/;
 
+/** How `rocks` says that it doesn't know a host; with the second words where DNS does. */
+export const NO_HOST = /^cannot resolve host|^host "[^"]*" is not in cluster/;
+
+/** A container's libvirt that didn't let Rocks in, or went while it was asked. */
+const LIBVIRT_SILENT =
+  /libvirtError: .*(unable to connect|[Cc]annot connect|No route|refused|timed out|resolve|reset by peer|End of file|closed|authentication|certificate|recv data)/;
+/** Of a machine that stopped while Rocks looked at those of its container. */
+const VANISHED = /libvirtError: Domain not found/;
+
+/**
+ * Locked while a command changes the tables, also when whoever asked for that has gone: the program itself, which is always
+ * there. Argument: program.
+ */
+const WHILE_CHANGING = `[ ! -r "$1" ] || { exec 8<"$1" && flock -s 8; } || exit 1
+`;
+const UNTIL_UNCHANGING = `[ ! -r "$1" ] || { exec 8<"$1" && flock 8; }
+`;
+
 /** Runs a command and says on a line of its own how it ended and what it said on stderr. Nothing of ours is its input. */
 const RUN = `export LC_ALL=C
-exec 3>&1
 run() {
   local said code
-  said=$("$@" 2>&1 >&3 3>&- </dev/null)
-  code=$?
-  printf '\\n%s %s %s\\n' "$mark" "$code" "$(printf %s "$said" | base64 -w 0)"
+  { said=$("$@" 2>&1 >&3 3>&- 8<&- </dev/null); code=$?; } 3>&1
+  [ -z "$said" ] || said=$(printf %s "$said" | base64 -w 0)
+  printf '\\n%s %s %s\\n' "$mark" "$code" "$said"
   return "$code"
 }
 `;
@@ -70,7 +95,9 @@ export interface Answer {
 export class RocksFrontend {
   private readonly limit = pLimit(PARALLEL_CALLS);
   private readonly shared = new SharedConnection();
-  private readonly program: string;
+  /** Comes before all that a script prints; before that comes what a log-in may. */
+  private readonly mark = randomUUID();
+  readonly program: string;
 
   constructor(private readonly settings: RocksSettings) {
     this.program = settings.rocks ?? "/opt/rocks/bin/rocks";
@@ -82,26 +109,57 @@ export class RocksFrontend {
   }
 
   /**
-   * One command that changes something.
+   * Several commands in one go; what comes after one that failed isn't run.
    * @throws Unreachable, Denied, NotFound, SiteFailure
    */
-  async rocks(args: readonly string[]): Promise<string> {
-    const [output = ""] = await this.sequence([args]);
-    return output;
+  async sequence(commands: ReadonlyArray<readonly string[]>): Promise<void> {
+    await this.inTurn(commands, "");
   }
 
-  /** Several commands in one go; what comes after one that failed isn't run. @throws what `rocks` throws */
-  async sequence(commands: ReadonlyArray<readonly string[]>): Promise<string[]> {
-    const answers = await this.answers(commands, " || exit 0");
-    return answers.map((answer, index) => this.outputOf(answer, commands[index] ?? []));
+  /**
+   * The same for what changes Rocks' tables, under the site's lock: when that is lost, whoever has it next waits until the
+   * commands have ended.
+   */
+  async change(commands: ReadonlyArray<readonly string[]>): Promise<void> {
+    await this.inTurn(commands, WHILE_CHANGING);
+  }
+
+  /** Waits until what `change` has begun has ended: with a connection, the answer may have been lost alone. */
+  async untilUnchanging(): Promise<void> {
+    await this.script(UNTIL_UNCHANGING, [this.program], { timeoutSeconds: CHANGE_SECONDS });
+  }
+
+  /** One command for reading. @throws what `sequence` throws */
+  async list(args: readonly string[]): Promise<string> {
+    const [answer] = await this.lists([args]);
+    return answer ? this.outputOf(answer, args) : "";
   }
 
   /** Several commands in one go, for reading, whether or not others fail. */
-  async lists(commands: ReadonlyArray<readonly string[]>): Promise<Answer[]> {
-    return this.answers(commands, "");
+  async lists(commands: ReadonlyArray<readonly string[]>, more = MORE_LISTINGS): Promise<Answer[]> {
+    const runs = this.runsOf(commands).map((run) => `<(${run})`);
+    const lines = [...chunksOf(runs, PARALLEL_LISTS)].map((some) => `cat ${some.join(" ")}`);
+    const answers = await this.answers(lines, { seconds: LIST_SECONDS });
+    const died = answers.flatMap(({ stderr }, index) => (VANISHED.test(lastLine(stderr)) ? [index] : []));
+    if (died.length === 0 || more === 0) {
+      return answers;
+    }
+    const again = await this.lists(
+      died.map((index) => commands[index] ?? []),
+      more - 1,
+    );
+    return answers.map((answer, index) => again[died.indexOf(index)] ?? answer);
   }
 
-  /** What a command printed. @throws what `rocks` throws */
+  private async inTurn(commands: ReadonlyArray<readonly string[]>, before: string): Promise<void> {
+    const lines = this.runsOf(commands).map((run) => `${run} || exit 0`);
+    const answers = await this.answers(lines, { before, seconds: CHANGE_SECONDS });
+    for (const [index, answer] of answers.entries()) {
+      this.outputOf(answer, commands[index] ?? []);
+    }
+  }
+
+  /** What a command printed. @throws what `sequence` throws */
   outputOf(answer: Answer, args: readonly string[]): string {
     const error = this.failureOf(answer, args);
     if (error) {
@@ -133,7 +191,7 @@ export class RocksFrontend {
     if (container === undefined) {
       return this.spawn(script, args, options);
     }
-    const answer = await this.spawn(ON_CONTAINER, [container, wordsOf(script, args)], options);
+    const answer = await this.spawn(ON_CONTAINER, [container, this.wordsOf(script, args)], options);
     if (answer.exitCode === CONTAINER_UNREACHABLE) {
       throw new ContainerUnreachable(
         `container ${container} can't be reached from the Rocks frontend`,
@@ -144,21 +202,28 @@ export class RocksFrontend {
     return answer;
   }
 
-  /** The same as a line for a shell on the Rocks frontend. */
-  commandOn(container: string | undefined, script: string, args: readonly string[]): string {
-    const command = wordsOf(script, args);
+  /** The output of one such script as the input of another. @throws Unreachable */
+  async pipe(from: PlacedScript, to: PlacedScript, options: ScriptOptions): Promise<Answer> {
+    return this.spawn(PIPE, [this.commandOf(from), this.commandOf(to), this.mark], options);
+  }
+
+  /** A line for a shell on the Rocks frontend. */
+  private commandOf({ container, script, args }: PlacedScript): string {
+    const command = this.wordsOf(script, args);
     return container === undefined ? command : ["ssh", ...TO_CONTAINER, container, command].map(shellWord).join(" ");
   }
 
+  private wordsOf(script: string, args: readonly string[]): string {
+    return ["/bin/bash", "-c", this.marked(script), "virtual-cluster", ...args].map(shellWord).join(" ");
+  }
+
+  private marked(script: string): string {
+    return `printf '\\n%s\\n' ${this.mark}\n${script}`;
+  }
+
   /** A script like that of `scriptOn`, whose output goes on as it comes. */
-  async stream(
-    container: string | undefined,
-    script: string,
-    args: readonly string[],
-    output: Writable,
-    timeoutSeconds: number,
-  ): Promise<void> {
-    const [program = "", ...rest] = this.commandLine(this.commandOn(container, script, args), []);
+  async stream(placed: PlacedScript, output: Writable, timeoutSeconds: number): Promise<void> {
+    const [program = "", ...rest] = this.commandLine(this.commandOf(placed), []);
     const running = execa(program, rest, {
       stdin: "ignore",
       env: { LC_ALL: "C" },
@@ -167,7 +232,8 @@ export class RocksFrontend {
       reject: false,
     });
     // What ends early says so itself.
-    await Promise.all([pipeline(running.stdout, output).catch(() => undefined), running]);
+    const stripped = pipeline(running.stdout, (source) => after(this.mark, source), output);
+    await Promise.all([stripped.catch(() => undefined), running]);
     refuseFailure(`${this.name}: a step there failed`, this.answerOf(await running, timeoutSeconds));
   }
 
@@ -211,15 +277,22 @@ export class RocksFrontend {
     return sudo === undefined ? BY_SUDO_UNLESS_ROOT : sudo ? BY_SUDO : BY_ITSELF;
   }
 
-  private async answers(commands: ReadonlyArray<readonly string[]>, after: string): Promise<Answer[]> {
-    if (commands.length === 0) {
+  private runsOf(commands: ReadonlyArray<readonly string[]>): string[] {
+    return commands.map((args) => `run "\${by[@]}" ${[this.program, ...args].map(shellWord).join(" ")}`);
+  }
+
+  /** @param lines of a script, in which `run` runs commands */
+  private async answers(
+    lines: readonly string[],
+    { before = "", seconds }: { before?: string; seconds: number },
+  ): Promise<Answer[]> {
+    if (lines.length === 0) {
       return [];
     }
     // What others can write appears in the output, so the separator must not be guessable.
     const mark = randomUUID();
-    const lines = commands.map((args) => `run "\${by[@]}" ${[this.program, ...args].map(shellWord).join(" ")}${after}`);
-    const script = `${this.byWhom}\nmark=${mark}\n${RUN}${lines.join("\n")}\nexit 0\n`;
-    const answer = await this.spawn(script, [], {});
+    const script = `${this.byWhom}\nmark=${mark}\n${before}${RUN}${lines.join("\n")}\nexit 0\n`;
+    const answer = await this.spawn(script, [this.program], { timeoutSeconds: seconds });
     const { stdout } = answer;
     refuseFailure(`${this.name}: rocks commands couldn't be run`, answer);
     const pieces = stdout.split(`\n${mark} `);
@@ -244,7 +317,7 @@ export class RocksFrontend {
       return undefined;
     }
     const what = `rocks ${args.join(" ")}`;
-    const words = said ?? (lastLine(stderr) || `exit code ${exitCode}`);
+    const words = said ?? (lastLine(stderr) || lastLine(stdout) || `exit code ${exitCode}`);
     if (exitCode === 126 || exitCode === 127) {
       return this.notRun(words);
     }
@@ -254,14 +327,14 @@ export class RocksFrontend {
     if (/Dabase error|OperationalError/.test(words)) {
       return new Unreachable(`${this.name}: its database doesn't answer`, words, "See whether its MySQL runs");
     }
-    if (traceback && /libvirt.*(unable to connect|[Cc]annot connect|No route|refused|timed out)/.test(words)) {
+    if (traceback && LIBVIRT_SILENT.test(words)) {
       return new Unreachable(
         `${this.name}: a container's libvirt doesn't answer`,
         words,
         "See whether that container runs",
       );
     }
-    return /^cannot resolve host/.test(words) ? new NotFound(what, words) : new SiteFailure(what, words);
+    return NO_HOST.test(words) ? new NotFound(what, words) : new SiteFailure(what, words);
   }
 
   /** @param said sudo's words */
@@ -300,7 +373,7 @@ export class RocksFrontend {
   }
 
   private async execute(script: string, args: readonly string[], options: ScriptOptions): Promise<Answer> {
-    const [program = "", ...rest] = this.commandLine(script, args);
+    const [program = "", ...rest] = this.commandLine(this.marked(script), args);
     const seconds = options.timeoutSeconds ?? SECONDS;
     const result = await execa(program, rest, {
       input: options.input ?? "",
@@ -310,7 +383,17 @@ export class RocksFrontend {
       maxBuffer: 256 * 1024 * 1024,
       reject: false,
     });
-    return this.answerOf(result, seconds);
+    const answer = this.answerOf(result, seconds);
+    const mark = `\n${this.mark}\n`;
+    const at = answer.stdout.lastIndexOf(mark);
+    if (at < 0) {
+      throw new Unreachable(
+        `${this.name}: the account's shell runs no script`,
+        lastWords(answer.stderr) || lastWords(answer.stdout) || `exit code ${answer.exitCode}`,
+        "It must be a Bourne shell, and there must be /bin/bash",
+      );
+    }
+    return { ...answer, stdout: answer.stdout.slice(at + mark.length) };
   }
 
   /** @throws Unreachable, Denied, SshdBusy: what has kept a script from being run at all */
@@ -346,6 +429,13 @@ export class ContainerUnreachable extends Unreachable {}
 
 class SshdBusy extends Error {}
 
+/** @param container undefined: the Rocks frontend itself */
+export interface PlacedScript {
+  readonly container: string | undefined;
+  readonly script: string;
+  readonly args: readonly string[];
+}
+
 interface ExecaResult {
   readonly exitCode?: number | undefined;
   readonly stdout?: unknown;
@@ -360,6 +450,31 @@ code=$?
 if [ "$code" = 255 ]; then echo "ssh $1 failed" >&2; exit ${CONTAINER_UNREACHABLE}; fi
 exit "$code"
 `;
+
+/** Bash reads a pipe byte by byte: what follows the mark is left to `cat`. Arguments: from, to, mark. */
+const PIPE = `eval "$1" </dev/null | {
+  while IFS= read -r line && [ "$line" != "$3" ]; do :; done
+  exec cat
+} | eval "$2"
+`;
+
+/** What follows a line. */
+async function* after(line: string, source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const mark = `\n${line}\n`;
+  let before: Buffer | undefined = Buffer.alloc(0);
+  for await (const chunk of source) {
+    if (before === undefined) {
+      yield chunk;
+      continue;
+    }
+    before = Buffer.concat([before, chunk]);
+    const at = before.indexOf(mark);
+    if (at >= 0) {
+      yield before.subarray(at + mark.length);
+      before = undefined;
+    }
+  }
+}
 
 /**
  * What a command says went wrong: from its error line on, without the usage line that ends it. Rocks 6.1 begins it
@@ -388,8 +503,10 @@ export function refuseFailure(what: string, { exitCode, stderr }: Pick<Answer, "
   throw /: Permission denied$/m.test(stderr) ? new Denied(what, said, FOLDER_HINT) : new SiteFailure(what, said);
 }
 
-function wordsOf(script: string, args: readonly string[]): string {
-  return ["/bin/bash", "-c", script, "virtual-cluster", ...args].map(shellWord).join(" ");
+function* chunksOf<T>(all: readonly T[], size: number): Generator<readonly T[]> {
+  for (let at = 0; at < all.length; at += size) {
+    yield all.slice(at, at + size);
+  }
 }
 
 function isStream(input: ScriptOptions["input"]): input is Readable {

@@ -82,7 +82,7 @@ export class RocksDriver implements Driver {
   async describe(): Promise<SiteDescription> {
     const [facts, tables, { clusters }] = await Promise.all([
       this.facts(),
-      readTables(this.frontend, { status: false }),
+      readTables(this.frontend),
       this.store.read(),
     ]);
     return describeSite(

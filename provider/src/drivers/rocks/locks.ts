@@ -14,10 +14,12 @@ const SITE_SECONDS = 600;
 /**
  * Takes a lock on the Rocks frontend and holds it as long as it hears from us: it ends with its input, or when nothing
  * has come for 90 s because a connection was lost. Who waits is told every 15 s by whom it is held.
- * Arguments: folder, file, seconds to wait, who we are. The file goes with the lock: one that was taken meanwhile is
- * another, so its holder looks whether it is still the one of that name.
+ * Arguments: folder, file, seconds to wait, who we are, and a file that nobody may have locked either, or none. The file goes
+ * with the lock: one that was taken meanwhile is another, so its holder looks whether it is still the one of that name.
  */
 const HOLD = `${MAKE_FOLDER}cd "$1" || exit 1
+# On a line of its own, also where a log-in has begun one.
+say() { printf '\\n%s\\n' "$1"; }
 end=$((SECONDS + $3))
 while :; do
   exec 9>>"$2" || exit 1
@@ -27,13 +29,17 @@ while :; do
   if flock -w "$wait" 9; then
     [ "$2" -ef /proc/self/fd/9 ] && break
   else
-    if [ "$SECONDS" -ge "$end" ]; then echo "busy $(head -n 1 "$2")"; exit 0; fi
-    echo "waiting $(head -n 1 "$2")"
+    if [ "$SECONDS" -ge "$end" ]; then say "busy $(head -n 1 "$2")"; exit 0; fi
+    say "waiting $(head -n 1 "$2")"
   fi
   exec 9>&-
 done
+if [ -r "$5" ]; then
+  exec 8<"$5" && flock -w "$((end - SECONDS))" 8 || { say "busy {}"; rm -f "$2"; exit 0; }
+  exec 8<&-
+fi
 printf '%s\\n' "$4" > "$2"
-echo held
+say held
 while read -r -t 90 line; do [ "$line" = end ] && break; done
 rm -f "$2"
 `;
@@ -50,7 +56,7 @@ export class Locks {
 
   lock(cluster: ClusterRef, limits: WaitLimits): Promise<AsyncDisposable> {
     const busy = (who: string) => lockedBy(who, cluster.name, limits.seconds);
-    return this.shared.lock(cluster.name, () => this.take(`${cluster.name}.lock`, cluster.mark, limits, busy));
+    return this.shared.lock(cluster.name, () => this.take([`${cluster.name}.lock`], cluster.mark, limits, busy));
   }
 
   /** Rocks checks nothing that two do at the same time: whoever changes its tables holds this. */
@@ -63,20 +69,20 @@ export class Locks {
       );
     const limits = { seconds: SITE_SECONDS, progress: () => undefined };
     return this.oneByOne(async () => {
-      await using _lock = await this.take("site.lock-of-all", cluster.mark, limits, busy);
+      await using _lock = await this.take(["site.lock-of-all", this.frontend.program], cluster.mark, limits, busy);
       // Awaited here: the lock is given back at the end of this block.
       return await work();
     });
   }
 
   private async take(
-    file: string,
+    [file, alsoOver = ""]: readonly [string, string?],
     mark: ClusterRef["mark"],
     limits: WaitLimits,
     busy: (who: string) => Locked,
   ): Promise<AsyncDisposable> {
     const me = JSON.stringify({ who: `${userInfo().username}@${hostname()} (process ${process.pid})`, mark });
-    const words = this.frontend.commandLine(HOLD, [this.folder, file, String(Math.ceil(limits.seconds)), me]);
+    const words = this.frontend.commandLine(HOLD, [this.folder, file, String(Math.ceil(limits.seconds)), me, alsoOver]);
     const [program = "", ...args] = words;
     const holder = execa(program, args, {
       reject: false,

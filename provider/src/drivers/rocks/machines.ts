@@ -6,7 +6,7 @@ import { refuseForeign } from "../ownership";
 import { TOGETHER_MS } from "./clusters";
 import { type Disks, diskFile, type Files } from "./disks";
 import { ownerOf } from "./facts";
-import { errorIn, type RocksFrontend } from "./frontend";
+import { errorIn, NO_HOST, type RocksFrontend } from "./frontend";
 import { vmName } from "./names";
 import { Rows } from "./rows";
 import type { ClusterFile, NodeFile, Store } from "./store";
@@ -79,7 +79,7 @@ export class Machines {
 
   /** The status word of one machine. @throws NotFound, Unreachable */
   async statusOf(vm: string): Promise<string> {
-    const output = await this.frontend.rocks(["list", "host", "vm", vm, "status=true", "json=true"]);
+    const output = await this.frontend.list(["list", "host", "vm", vm, "status=true", "json=true"]);
     const [found] = parseVms(output, () => vm);
     if (!found) {
       throw new NotFound(`machine ${vm}`, "isn't in Rocks' tables");
@@ -120,7 +120,7 @@ export class Machines {
     ]);
     const [vmsAnswer, nicsAnswer, ...statusAnswers] = answers.map((answer, index) =>
       // Without its frontend a cluster can't be listed; its machines can.
-      index > 1 && /(cannot resolve host|not a virtual frontend)/.test(errorIn(answer.stdout) ?? "")
+      index > 1 && hasNoFrontend(errorIn(answer.stdout) ?? "")
         ? ""
         : this.frontend.outputOf(answer, lists[index] ?? []),
     );
@@ -142,6 +142,10 @@ export class Machines {
       }),
     );
   }
+}
+
+function hasNoFrontend(error: string): boolean {
+  return NO_HOST.test(error) || /not a virtual frontend/.test(error);
 }
 
 function machinesOf(

@@ -7,12 +7,31 @@ const APPLIANCES: ReadonlySet<string> = new Set([
   ...["frontend", "compute", "login", "nas", "network", "power", "vm-container", "hosted-vm"],
   ...["devel-server", "ethernet-switch", "infiniband-switch", "remote-management", "web-portal"],
 ]);
+/** Rocks' commands go on after a host's place: `list host boot` is one of these, whatever host is called `boot`. */
+const WORDS: ReadonlySet<string> = new Set([
+  ...[
+    "alias",
+    "appliance",
+    "attr",
+    "boot",
+    "bootflags",
+    "cdrom",
+    "firewall",
+    "graph",
+    "installfile",
+    "interface",
+    "key",
+  ],
+  ...["macs", "membership", "partition", "profile", "roll", "route", "vm", "xml", "help", "localhost"],
+  // Of the img-storage roll.
+  ...["storageattr", "storagedev", "storageimg", "storagemap", "storagevdev", "sync", "syncnas", "syncvm", "zvolattr"],
+]);
 /** A compute's name is the cluster's and this much more. */
 const LONGEST_CLUSTER = 63 - "vm--999".length;
 
 /** Whether Rocks takes it for the name of one host and nothing else. */
 export function isVmName(name: string): boolean {
-  return HOST_NAME.test(name) && !APPLIANCES.has(name) && !/^rack\d+$/.test(name) && !name.startsWith("select");
+  return HOST_NAME.test(name) && !APPLIANCES.has(name) && !WORDS.has(name) && !/^(rack|select)/.test(name);
 }
 
 /** @throws Contradiction for a name that Rocks would take for something else, or that makes too long ones */
@@ -21,7 +40,7 @@ export function refuseBadName(cluster: string): void {
     throw new Contradiction(
       `clusterName ${JSON.stringify(cluster)}`,
       "can't be a host's name at a Rocks site",
-      `Take at most ${LONGEST_CLUSTER} lower-case letters, digits and dashes, a letter first; no appliance's name, no rack and number, and nothing that begins with "select"`,
+      `Take at most ${LONGEST_CLUSTER} lower-case letters, digits and dashes, a letter first; no appliance's name, no word of a rocks command, and nothing that begins with "rack" or "select"`,
     ).about("clusterName");
   }
 }

@@ -78,7 +78,7 @@ export class Nodes {
       return machine.state === "off" ? "kept" : "stopped";
     }
     if (machine.state === "paused") {
-      await this.frontend.rocks(["resume", "host", "vm", machine.vm.name]);
+      await this.frontend.sequence([["resume", "host", "vm", machine.vm.name]]);
     }
     const { cpus, memory } = request.plan;
     if (machine.state === "running" || machine.state === "paused") {
@@ -173,6 +173,10 @@ export class Nodes {
     if (machine && machine.vm.host !== "") {
       this.refuseUnknown(machine);
       await this.stop(ref, machine, limits);
+      if (machine.state === "off") {
+        // For Rocks a machine that its guest has suspended is off, and would go on without its row.
+        await this.frontend.sequence([["stop", "host", "vm", vm]]);
+      }
     }
     if (file) {
       await this.removeDisk(vm, file.host, machine?.vm.host === "");
@@ -182,9 +186,8 @@ export class Nodes {
     if (isLeaving && record.hosts[node] !== undefined) {
       await this.locks.withSite(cluster, async () => {
         // Its place isn't kept any more.
-        const answer = await this.frontend.lists([["list", "host", vm, "json=true"]]);
-        if (answer[0]?.exitCode === 0) {
-          await this.frontend.sequence([["remove", "host", vm]]);
+        for (const there of await this.clusters.listed([vm])) {
+          await this.frontend.change([["remove", "host", there]]);
         }
         const now = (await this.store.read([cluster.name])).clusters.get(cluster.name);
         if (now) {
@@ -426,7 +429,7 @@ export class Nodes {
   /** Rocks 6 takes the power at once whatever it is asked for: there the guest itself is asked. */
   private async askToStop(ref: NodeRef, vm: string): Promise<boolean> {
     if ((await this.facts()).majorVersion >= 7) {
-      await this.frontend.rocks(["stop", "host", "vm", vm, "action=shutdown"]);
+      await this.frontend.sequence([["stop", "host", "vm", vm, "action=shutdown"]]);
       return true;
     }
     const record = (await this.store.read([ref.cluster.name])).clusters.get(ref.cluster.name)?.record;
@@ -436,7 +439,7 @@ export class Nodes {
   /** That `stop` succeeds says nothing: only the status does. */
   private async stopVm(vm: string, state: string): Promise<void> {
     if (state !== "off") {
-      await this.frontend.rocks(["stop", "host", "vm", vm]);
+      await this.frontend.sequence([["stop", "host", "vm", vm]]);
       await this.until(vm, (now) => now === "off" || now === "crashed", "still ran");
     }
   }

@@ -7,6 +7,8 @@ export interface Room {
   readonly cpus: number;
   /** MiB. Infinity where nobody has said how much it has. */
   readonly memory: number;
+  /** Whether it has a NIC on the public network: a frontend without one gets no public NIC either. */
+  readonly isPublic: boolean;
 }
 
 export interface PlacedNode extends Pick<Shape, "cpus" | "memory"> {
@@ -14,21 +16,30 @@ export interface PlacedNode extends Pick<Shape, "cpus" | "memory"> {
 }
 
 /**
- * A container for each node: the largest first, each where most cpus are left, so that a cluster is spread.
+ * A container for each node: the frontend first, which not all can take, then the largest; each where most cpus are left, so
+ * that a cluster is spread.
+ * @param silent hosts that don't answer, for the message
  * @throws NoCapacity naming the node that fits nowhere
  */
-export function place(nodes: readonly PlacedNode[], rooms: readonly Room[]): Map<string, string> {
-  const left = new Map(rooms.map((room) => [room.name, { ...room }]));
+export function place(
+  nodes: readonly PlacedNode[],
+  rooms: readonly Room[],
+  silent: ReadonlySet<string>,
+): Map<string, string> {
+  const left = new Map(rooms.flatMap((room) => (silent.has(room.name) ? [] : [[room.name, { ...room }]])));
   const placed = new Map<string, string>();
-  const largestFirst = [...nodes].sort((one, other) => other.cpus - one.cpus || other.memory - one.memory);
-  for (const { node, cpus, memory } of largestFirst) {
+  const isFrontend = ({ node }: PlacedNode) => Number(node === "frontend");
+  const inOrder = [...nodes].sort(
+    (one, other) => isFrontend(other) - isFrontend(one) || other.cpus - one.cpus || other.memory - one.memory,
+  );
+  for (const { node, cpus, memory } of inOrder) {
     const room = [...left.values()]
-      .filter((one) => one.cpus >= cpus && one.memory >= memory)
+      .filter((one) => one.cpus >= cpus && one.memory >= memory && (one.isPublic || node !== "frontend"))
       .sort((one, other) => other.cpus - one.cpus || (one.name < other.name ? -1 : 1))[0];
     if (!room) {
       throw new NoCapacity(
         `${node} asks for ${cpus} cpus and ${memory} MiB`,
-        `no container has that much left (${describe([...left.values()])})`,
+        `no container has that much left (${describe(rooms, left, silent)})`,
         "Lower cpusPerNode, numCpus or memoryPerNode, or wait until others have gone",
       ).about("numCpus");
     }
@@ -38,8 +49,9 @@ export function place(nodes: readonly PlacedNode[], rooms: readonly Room[]): Map
   return placed;
 }
 
-function describe(rooms: readonly Room[]): string {
-  return rooms.map(({ name, cpus }) => `${name}: ${cpus} cpus`).join(", ") || "there is none";
+function describe(rooms: readonly Room[], left: ReadonlyMap<string, Room>, silent: ReadonlySet<string>): string {
+  const words = rooms.map(({ name }) => `${name}: ${silent.has(name) ? "no answer" : `${left.get(name)?.cpus} cpus`}`);
+  return words.join(", ") || "there is none";
 }
 
 /**

@@ -2,12 +2,12 @@ import { macsOf, nodesOf, SITE_DECIDES } from "../../plan/plan";
 import type { ClusterRecord } from "../driver";
 import { AddressTaken, ForeignOwner, SiteFailure } from "../errors";
 import { gigabytes } from "./disks";
-import { readTables, type Tables } from "./facts";
+import { LIST_HOSTS, readTables, type Tables } from "./facts";
 import type { RocksFrontend } from "./frontend";
 import { nodeOf, vmName } from "./names";
 import { vmsOf } from "./site";
 import type { ClusterFile } from "./store";
-import type { RocksVm } from "./tables";
+import { parseHosts, type RocksInterface, type RocksVm } from "./tables";
 
 const MIB = 1024 * 1024;
 
@@ -29,9 +29,23 @@ export class Rows {
     );
   }
 
-  /** The VLAN that a cluster's machines are in; undefined where it has none. */
-  static vlanOf(cluster: string, { interfaces }: Pick<Tables, "interfaces">): number | undefined {
-    return interfaces.find((nic) => nodeOf(cluster, nic.host) !== undefined && nic.vlan > 0)?.vlan;
+  /** Those of them that are in this VLAN, or in none: what is in another is called so by chance. */
+  static inVlan(cluster: string, vlan: number, tables: Pick<Tables, "vms" | "interfaces">): Map<string, RocksVm> {
+    const vlansOf = (vm: string) => tables.interfaces.filter((nic) => nic.host === vm && nic.vlan > 0);
+    return new Map(
+      [...Rows.of(cluster, tables)].filter(([, { name }]) => {
+        const nics = vlansOf(name);
+        return nics.length === 0 || nics.some((nic) => nic.vlan === vlan);
+      }),
+    );
+  }
+
+  /** The VLAN that a cluster's machines are in, the frontend's first; undefined where it has none. */
+  static vlanOf(cluster: string, tables: Pick<Tables, "vms" | "interfaces">): number | undefined {
+    const computes = [...Rows.of(cluster, tables).values()].map(({ name }) => name);
+    return [cluster, ...computes]
+      .flatMap((vm) => tables.interfaces.filter((nic) => nic.host === vm && nic.vlan > 0))
+      .at(0)?.vlan;
   }
 
   /** The MAC of each of the plan's addresses, as the tables have it. */
@@ -51,12 +65,13 @@ export class Rows {
   /**
    * Adds what is missing. A cluster of which nothing is there is made by one command; a machine that is missing from it
    * gets its recorded MAC again.
+   * @returns whether anything was
    */
-  async add({ record, vlan, hosts }: ClusterFile, before: Tables): Promise<void> {
+  async add({ record, vlan, hosts }: ClusterFile, before: Tables): Promise<boolean> {
     const present = Rows.of(record.name, before);
     if (present.size === 0) {
-      await this.frontend.rocks(addClusterCommand(record, vlan, hosts));
-      return;
+      await this.frontend.change([addClusterCommand(record, vlan, hosts)]);
+      return true;
     }
     const missing = [...vmsOf(record)].filter(([node]) => !present.has(node));
     const commands: string[][] = [];
@@ -65,18 +80,19 @@ export class Rows {
     }
     commands.push(...this.readdressCommands(record, before));
     if (commands.length > 0) {
-      await this.frontend.sequence([...commands, ["sync", "config"]]);
+      await this.frontend.change([...commands, ["sync", "config"]]);
     }
+    return commands.length > 0;
   }
 
-  /** The VLAN on each host of the cluster's that hasn't got it: `add host vm` doesn't see to that. */
+  /**
+   * The VLAN on each host of the cluster's that hasn't got it: `add host vm` doesn't see to that. `start host vm` brings it
+   * up; `sync host network` would restart the network below everybody's machines there.
+   */
   async addVlan(vlan: number, hosts: Iterable<string>, { interfaces }: Tables): Promise<void> {
     const missing = [...new Set(hosts)].filter((host) => !hasVlan(interfaces, host, vlan));
-    await this.frontend.sequence(
-      missing.flatMap((host) => [
-        ["add", "host", "interface", host, `vlan${vlan}`, "subnet=private", `vlan=${vlan}`],
-        ["sync", "host", "network", host],
-      ]),
+    await this.frontend.change(
+      missing.map((host) => ["add", "host", "interface", host, `vlan${vlan}`, "subnet=private", `vlan=${vlan}`]),
     );
   }
 
@@ -87,7 +103,8 @@ export class Rows {
   verify({ record, vlan, hosts }: ClusterFile, tables: Tables): void {
     const { name, plan } = record;
     const wished = vmsOf(record);
-    const rows = Rows.of(name, tables);
+    const inVlan = Rows.inVlan(name, vlan, tables);
+    const rows = new Map([...Rows.of(name, tables)].filter(([node]) => wished.has(node) || inVlan.has(node)));
     const ours = new Set([...rows.values()].map((vm) => vm.name));
     const nics = tables.interfaces.filter(({ host }) => ours.has(host));
     const cluster = tables.clusters.find((one) => one.frontend === name);
@@ -147,34 +164,36 @@ export class Rows {
         );
       }
     }
-    // `remove cluster` dies of a machine whose container was removed.
     const isWhole = all?.length === going.size && all.every((one) => going.has(one));
-    const areHoused = tables.vms.filter(({ name }) => going.has(name)).every(({ host }) => host !== "");
-    if (isWhole && areHoused) {
-      await this.frontend.rocks(["remove", "cluster", cluster]);
-    } else {
-      await this.frontend.sequence(vms.map((vm) => ["remove", "host", vm]));
-    }
+    const hosts = tables.vms.flatMap(({ name, host }) => (going.has(name) ? [host] : []));
+    // `remove cluster` dies of a machine whose container was removed, and where it finds no VLAN to remove it restarts the
+    // network of every host that Rocks manages.
+    const isSafe = hosts.every((host) => host !== "") && hosts.some((host) => carries(tables.interfaces, host, vlan));
+    await this.frontend.change([isWhole && isSafe ? ["remove", "cluster", cluster] : ["remove", "host", ...vms]]);
   }
 
   /**
    * What is left of a VLAN on hosts that have no machine in it any more.
+   * @param among hosts that it may have been put on
    * @param before what had been there before us and stays
    */
-  async removeStrayVlan(vlan: number, before?: Tables): Promise<void> {
-    const { interfaces, vms } = await readTables(this.frontend, { status: false });
+  async removeStrayVlan(vlan: number, among: ReadonlySet<string>, before?: Tables): Promise<void> {
+    const { interfaces, vms } = await readTables(this.frontend);
     const machines = new Set(interfaces.flatMap((nic) => (nic.vlan === vlan ? [nic.host] : [])));
     const inUse = new Set(vms.flatMap(({ name, host }) => (machines.has(name) ? [host] : [])));
     const stray = interfaces.filter(
       (nic) =>
-        nic.iface === `vlan${vlan}` && !inUse.has(nic.host) && !(before && hasVlan(before.interfaces, nic.host, vlan)),
+        nic.iface === `vlan${vlan}` &&
+        among.has(nic.host) &&
+        !inUse.has(nic.host) &&
+        !(before && hasVlan(before.interfaces, nic.host, vlan)),
     );
-    await this.frontend.sequence(stray.map(({ host }) => ["remove", "host", "interface", host, `vlan${vlan}`]));
+    await this.frontend.change(stray.map(({ host }) => ["remove", "host", "interface", host, `vlan${vlan}`]));
   }
 
   /** @throws SiteFailure where machines are still in the tables */
   async refuseLeft(vms: readonly string[]): Promise<void> {
-    const { hosts } = await readTables(this.frontend, { status: false });
+    const hosts = parseHosts(await this.frontend.list(LIST_HOSTS));
     const left = hosts.filter(({ name }) => vms.includes(name));
     if (left.length > 0) {
       throw new SiteFailure(
@@ -213,7 +232,7 @@ export class Rows {
   }
 
   private async publicNic({ frontend }: ClusterRecord["plan"], vm: string, mac: string): Promise<string[]> {
-    const next = mac === SITE_DECIDES ? (await this.frontend.rocks(["report", "vm", "nextmac"])).trim() : mac;
+    const next = mac === SITE_DECIDES ? (await this.frontend.list(["report", "vm", "nextmac"])).trim() : mac;
     return addPublicNic(vm, frontend.publicIp, next);
   }
 }
@@ -239,6 +258,18 @@ function addClusterCommand({ name, plan }: ClusterRecord, vlan: number, hosts: C
         ]
       : []),
   ];
+}
+
+/** Whether Rocks finds a cluster's VLAN on a host: by the network that it and a NIC of the host's are in. */
+function carries(interfaces: Tables["interfaces"], host: string, vlan: number | undefined): boolean {
+  const nics = interfaces.filter((nic) => nic.host === host);
+  const isPhysical = ({ iface }: RocksInterface) => !iface.startsWith("vlan");
+  return nics.some(
+    (row) =>
+      row.iface === `vlan${vlan}` &&
+      row.vlan === vlan &&
+      nics.some((nic) => isPhysical(nic) && nic.subnet !== "" && nic.subnet === row.subnet),
+  );
 }
 
 function hasVlan(interfaces: Tables["interfaces"], host: string, vlan: number): boolean {

@@ -4,7 +4,7 @@ import type { ClusterRecord, Holder, SiteDescription } from "../driver";
 import { Contradiction, NotFound } from "../errors";
 import type { RocksSettings } from "../settings";
 import { type Facts, publicNetworkOf, subnetsOf, type Tables } from "./facts";
-import { nodeOf, vmName } from "./names";
+import { vmName } from "./names";
 import type { Room } from "./placement";
 
 const PRIVATE_RANGE = "10.84.0.0/16";
@@ -16,6 +16,7 @@ export function describeSite(
   tables: Tables,
   records: readonly ClusterRecord[],
 ): SiteDescription {
+  refuseWithoutPublicHost(settings, tables);
   const publicNetwork = publicNetworkOf(settings, facts);
   const total = totalRooms(settings, tables);
   const left = roomsLeft(settings, tables);
@@ -31,12 +32,41 @@ export function describeSite(
       perNode: Math.max(0, ...total.map((room) => room.cpus)),
     },
     memory: { total: memory, free: memory - used.reduce((all, vm) => all + vm.memory, 0) },
+    ...(areFrontendsApart(settings, tables) && { frontendsApart: true }),
     publicNetwork,
     publicAddresses: publicAddressesOf(settings, publicNetwork.cidr, publicNetwork.gateway),
     takenAddresses: takenAddresses(tables, records, publicNetwork.gateway),
     privateRange: settings.privateRange ?? PRIVATE_RANGE,
     takenSubnets: takenSubnets(facts, records),
   };
+}
+
+/** Whether all frontends are put on a host that no other machines are. */
+export function areFrontendsApart(settings: RocksSettings, tables: Tables): boolean {
+  const { frontendHost } = settings;
+  return frontendHost !== undefined && !isCounted(settings, tables, frontendHost);
+}
+
+/** @throws NotFound where frontends would be without their public NIC: Rocks gives it only where the host has one */
+function refuseWithoutPublicHost(settings: RocksSettings, tables: Tables): void {
+  const { frontendHost } = settings;
+  if (frontendHost !== undefined && !tables.hosts.some(({ name }) => name === frontendHost)) {
+    throw new NotFound(`site.frontendHost ${frontendHost}`, "is no host of this Rocks", "See `rocks list host`").about(
+      "site",
+    );
+  }
+  const candidates = frontendHost === undefined ? totalRooms(settings, tables).map(({ name }) => name) : [frontendHost];
+  if (candidates.length > 0 && !candidates.some((name) => isPublicHost(tables, name))) {
+    throw new NotFound(
+      "a host for frontends",
+      `${candidates.join(", ")}: none has an interface on Rocks' network public`,
+      "Name one that has in site.frontendHost: the Rocks frontend itself, where it runs machines too",
+    ).about("site");
+  }
+}
+
+function isPublicHost({ interfaces }: Tables, host: string): boolean {
+  return interfaces.some((nic) => nic.host === host && nic.subnet === "public" && !nic.iface.startsWith("vlan"));
 }
 
 /** @throws Contradiction for one that no host of the network can have */
@@ -85,7 +115,8 @@ function holder({ name, mark }: ClusterRecord): Holder {
 }
 
 /** The hosts that machines may be put on, without anything on them. @throws NotFound for one of the settings that isn't there */
-function totalRooms(settings: RocksSettings, { hosts }: Tables): Room[] {
+function totalRooms(settings: RocksSettings, tables: Tables): Room[] {
+  const { hosts } = tables;
   const containers =
     settings.containers ?? hosts.flatMap((host) => (host.membership === "VM Container" ? [host.name] : []));
   return containers.map((name) => {
@@ -101,25 +132,34 @@ function totalRooms(settings: RocksSettings, { hosts }: Tables): Room[] {
       name,
       cpus: Math.max(0, host.cpus - (settings.reservedCpus ?? 0)),
       memory: settings.memoryPerContainer ?? Number.POSITIVE_INFINITY,
+      isPublic: isPublicHost(tables, name),
     };
   });
 }
 
 /**
  * What is left on each host.
- * @param without a cluster whose own machines don't count
+ * @param without machines that don't count
  */
-export function roomsLeft(settings: RocksSettings, tables: Tables, without?: string): Room[] {
+export function roomsLeft(settings: RocksSettings, tables: Tables, without: ReadonlySet<string> = new Set()): Room[] {
   return totalRooms(settings, tables).map((room) => {
-    const on = tables.vms.filter(
-      ({ name, host }) => host === room.name && !(without !== undefined && nodeOf(without, name) !== undefined),
-    );
+    const on = tables.vms.filter(({ name, host }) => host === room.name && !without.has(name));
     return {
       ...room,
       cpus: room.cpus - on.reduce((all, { cpus }) => all + cpus, 0),
       memory: room.memory - on.reduce((all, { memory }) => all + memory, 0),
     };
   });
+}
+
+/** Hosts that machines are put on, or have been: the settings' and Rocks' containers, and these. */
+export function hostsOfMachines(
+  { containers = [], frontendHost }: RocksSettings,
+  { hosts }: Tables,
+  recorded: readonly string[],
+): Set<string> {
+  const listed = hosts.flatMap(({ name, membership }) => (membership === "VM Container" ? [name] : []));
+  return new Set([...listed, ...containers, ...(frontendHost === undefined ? [] : [frontendHost]), ...recorded]);
 }
 
 function isCounted(settings: RocksSettings, tables: Tables, host: string): boolean {
