@@ -31,7 +31,7 @@ export class ComputeNode extends pulumi.dynamic.Resource {
         }
         const { name: _, hostName: __, ...own } = compute;
         return {
-          ...{ site, siteId, image, ...own, keyFingerprint: fingerprintOf(publicKey) },
+          ...{ site, siteId, image, ...own, key: fingerprintOf(publicKey) },
           ...dialectOf(vcOutDialect),
           ...powerOf(power),
         };

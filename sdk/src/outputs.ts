@@ -14,11 +14,14 @@ export function powerOf(power: "on" | "off"): { power?: "off" } {
   return power === "off" ? { power } : {};
 }
 
-/** A public key as `ssh-keygen -l` shows it: all that a compute's state needs, whose vc-out.xml has the key itself. */
+/**
+ * The start of what `ssh-keygen -l` shows of a public key, behind `SHA256:`. It is all that a compute needs, to be told of
+ * another: each compute's state has it.
+ */
 export function fingerprintOf(publicKey: string): string {
   const [, key = ""] = publicKey.split(" ");
   const digest = createHash("sha256").update(Buffer.from(key, "base64")).digest("base64");
-  return `SHA256:${digest.replace(/=+$/, "")}`;
+  return digest.slice(0, 12);
 }
 
 export function dialectOf(vcOutDialect: "A" | "B" | undefined): { vcOutDialect?: "A" | "B" } {

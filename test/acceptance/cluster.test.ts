@@ -7,8 +7,7 @@ import { type Counts, World } from "./world";
 
 const sorted = (lines: string) => lines.split("\n").filter(Boolean).sort();
 
-describe("a cluster on a real libvirt", function () {
-  this.timeout(180_000);
+describe("a cluster on a real libvirt", () => {
   let world: World;
 
   /** Nobody waits for guests here: what is tested is what we do at the site. */

@@ -14,8 +14,7 @@ interface Outputs {
   };
 }
 
-describe("Pulumi at a site with programs of its own, which merges nodes", function () {
-  this.timeout(240_000);
+describe("Pulumi at a site with programs of its own, which merges nodes", () => {
   let world: World;
   let site: string;
 

@@ -3,8 +3,7 @@ import { expect } from "chai";
 import { FileServer } from "../unit/file-server";
 import { World } from "./world";
 
-describe("an image that was packed, served over http", function () {
-  this.timeout(120_000);
+describe("an image that was packed, served over http", () => {
   let world: World;
   let server: FileServer;
 

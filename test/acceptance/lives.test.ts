@@ -9,8 +9,7 @@ const KEY_BYTES = Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0\x20${"o".repeat(32)}`
 const OTHER_KEY = `ssh-ed25519 ${KEY_BYTES.toString("base64")} another`;
 const ALLOWED = "cat /root/.ssh/authorized_keys";
 
-describe("a cluster of booted guests", function () {
-  this.timeout(300_000);
+describe("a cluster of booted guests", () => {
   let world: World;
   let life: Life;
   /** The connection of a user who never logs out. */

@@ -17,8 +17,7 @@ interface Outputs {
   readonly nodes: ReadonlyArray<{ readonly name: string; readonly state: string }>;
 }
 
-describe("examples/two-sites with Pulumi at an OpenNebula", function () {
-  this.timeout(240_000);
+describe("examples/two-sites with Pulumi at an OpenNebula", () => {
   const { PATH: path, ONE_AUTH: auth } = process.env;
   let world: World;
   let site: StandInSite;

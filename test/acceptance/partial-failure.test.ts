@@ -6,8 +6,7 @@ import { World } from "./world";
 
 const CLUSTER = "acceptance-partial-demo";
 
-describe("a compute that never gets ready", function () {
-  this.timeout(240_000);
+describe("a compute that never gets ready", () => {
   let world: World;
   let spoil: string;
   const path = process.env.PATH;

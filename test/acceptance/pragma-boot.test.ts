@@ -8,8 +8,7 @@ import { World } from "./world";
 /** By which a line takes the place of the one that was shown last. */
 const IN_PLACE = "\r\u001b[K";
 
-describe("pragma_boot", function () {
-  this.timeout(180_000);
+describe("pragma_boot", () => {
   let world: World;
   let project: string;
   let wish: string[];

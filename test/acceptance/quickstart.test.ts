@@ -14,8 +14,7 @@ interface Node {
   readonly publicIp?: string;
 }
 
-describe("the quickstart", function () {
-  this.timeout(300_000);
+describe("the quickstart", () => {
   let world: World;
   let nodes: readonly Node[];
   let ssh: string;
@@ -29,8 +28,7 @@ describe("the quickstart", function () {
     world = await World.create();
   });
 
-  after(async function () {
-    this.timeout(120_000);
+  after(async () => {
     await world.quickstart("--destroy", ...STACK).catch(() => undefined);
     await world.dispose();
   });

@@ -10,8 +10,7 @@ import { World } from "./world";
 /** So slow that the demo image takes some seconds. */
 const LINK = { bytesPerSecond: 45 * 1024 * 1024 };
 
-describe("a libvirt on another host", function () {
-  this.timeout(180_000);
+describe("a libvirt on another host", () => {
   let site: RemoteSite;
   let world: World;
 

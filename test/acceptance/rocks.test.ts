@@ -15,8 +15,7 @@ const AT_ONCE = { graceSeconds: 0 };
 /** Who QEMU runs as on a container. */
 const QEMU = 107;
 
-describe("a Rocks site over ssh, whose containers have disks of their own", function () {
-  this.timeout(240_000);
+describe("a Rocks site over ssh, whose containers have disks of their own", () => {
   let site: RocksSite;
   let frontend: RemoteFrontend | undefined;
   let driver: RocksDriver;

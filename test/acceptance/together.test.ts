@@ -7,8 +7,7 @@ interface Outputs {
   };
 }
 
-describe("two users of one site", function () {
-  this.timeout(240_000);
+describe("two users of one site", () => {
   let alice: World;
   let bob: World;
 

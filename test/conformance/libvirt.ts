@@ -47,7 +47,6 @@ export async function libvirtBackend(
   context: Mocha.Context,
   { interruptEvery = 4, start = startDefaultSite, programs = [] }: Options = {},
 ): Promise<Backend> {
-  context.timeout(120_000);
   await skipWithoutPrograms(context, [...PROGRAMS, ...programs]);
   const environment = { ...process.env };
   const home = await realpath(await mkdtemp("/tmp/vc-conformance-"));

@@ -15,8 +15,7 @@ const KEY = `ssh-ed25519 ${KEY_BYTES.toString("base64")} tester`;
 const DOMAIN =
   '<domain><vcpu>1</vcpu><memory unit="MiB">96</memory><devices><disk device="disk"><driver type="raw"/><source file="disk.raw"/></disk></devices></domain>';
 
-describe("the libvirt driver as programs", function () {
-  this.timeout(240_000);
+describe("the libvirt driver as programs", () => {
   let backend: Backend;
   let folder: string;
   let repository: string;

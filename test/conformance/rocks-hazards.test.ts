@@ -20,8 +20,7 @@ const SILENT = () => undefined;
 const AT_ONCE = { graceSeconds: 0 };
 
 /** What the real commands do that nobody would think (docs/sites/rocks.md). */
-describe("hazards of rocks", function () {
-  this.timeout(120_000);
+describe("hazards of rocks", () => {
   let site: RocksSite;
   let driver: Driver;
   let clean: string;

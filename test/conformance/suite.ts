@@ -49,9 +49,8 @@ type ErrorClass = new (...args: never[]) => VirtualClusterError;
 
 /** Holds a driver to the contract of `provider/src/drivers/driver.ts`. Every test gives back all that it took from the site. */
 export function describeConformance(name: string, setUp: (context: Mocha.Context) => Promise<Backend>): void {
-  describe(`driver contract: ${name}`, function () {
+  describe(`driver contract: ${name}`, () => {
     // Interrupted operations are tried again from each of their requests.
-    this.timeout(240_000);
     let backend: Backend;
     let driver: Driver;
     let clean: string[];

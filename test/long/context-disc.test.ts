@@ -25,8 +25,7 @@ const MACS = ["0a:64:33:80:00:03", "0a:64:33:80:00:04"];
 const base64 = (text: string) => Buffer.from(text).toString("base64");
 
 /** A machine with nothing on its disk but the demo image, and an OpenNebula's context disc in its drive. */
-describe("a guest that is given its vc-out.xml on a context disc", function () {
-  this.timeout(600_000);
+describe("a guest that is given its vc-out.xml on a context disc", () => {
   let folder: string;
   let stop: () => Promise<unknown> = async () => undefined;
 

@@ -5,8 +5,7 @@ import { type ExecaError, execa } from "execa";
 import { sitePaths } from "../../provider/src/default-site/paths";
 import { World } from "../acceptance/world";
 
-describe("the default site's libvirtd", function () {
-  this.timeout(120_000);
+describe("the default site's libvirtd", () => {
   let world: World;
 
   before(async () => {

@@ -8,7 +8,6 @@ import { makeBtrfsDisk } from "../unit/disk-corpus";
 
 describe("vc image check", () => {
   it("looks into a btrfs root as into any other, where libguestfs is installed", async function () {
-    this.timeout(600_000);
     if (onPath("guestfish").length === 0) {
       this.skip();
     }

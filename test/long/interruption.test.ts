@@ -52,8 +52,7 @@ const OPERATIONS: readonly Operation[] = [
   },
 ];
 
-describe("interrupted work", function () {
-  this.timeout(180_000);
+describe("interrupted work", () => {
   let world: World;
 
   before(async () => {

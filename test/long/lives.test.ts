@@ -12,8 +12,7 @@ import { World } from "../acceptance/world";
 const COMPUTES = ["compute-0", "compute-1"];
 const DATA = "cat /root/data";
 
-describe("a cluster of booted guests, in the long run", function () {
-  this.timeout(600_000);
+describe("a cluster of booted guests, in the long run", () => {
   let world: World;
   let life: Life;
   let args: { image: string; repository: string; numCpus: number; memoryPerNode: number; frontend: { memory: number } };

@@ -6,8 +6,7 @@ import { examineDisk } from "../../provider/src/images/examine";
 import { debugfsTarget } from "../../provider/src/images/root/file-system";
 import { World } from "../acceptance/world";
 
-describe("an image whose kernel has no virtio drivers", function () {
-  this.timeout(300_000);
+describe("an image whose kernel has no virtio drivers", () => {
   let world: World;
 
   before(async () => {

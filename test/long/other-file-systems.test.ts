@@ -16,8 +16,7 @@ const MAKERS = {
   btrfs: async (file: string, tree: string) => execa("mkfs.btrfs", ["-q", "--rootdir", tree, file]),
 } as const;
 
-describe("an image whose root is neither ext2, ext3 nor ext4, through libguestfs", function () {
-  this.timeout(300_000);
+describe("an image whose root is neither ext2, ext3 nor ext4, through libguestfs", () => {
   let folder: string;
 
   before(async function () {

@@ -52,8 +52,7 @@ async function tree(): Promise<Tree> {
   };
 }
 
-describe("a disk of Red Hat's family", function () {
-  this.timeout(60_000);
+describe("a disk of Red Hat's family", () => {
   let folder: string;
 
   before(async () => {

@@ -106,10 +106,7 @@ export class Stack {
     await this.step("frontend", await this.check("frontend", inputs));
     await allDone(
       plan.computes.map(async ({ name, hostName: _, ...compute }) =>
-        this.step(
-          name,
-          await this.check(name, nodeInputs(name, { ...compute, image, keyFingerprint: fingerprintOf(publicKey) })),
-        ),
+        this.step(name, await this.check(name, nodeInputs(name, { ...compute, image, key: fingerprintOf(publicKey) }))),
       ),
     );
     const planned = new Set(["claim", "cluster", "frontend", ...plan.computes.map(({ name }) => name)]);

@@ -25,14 +25,14 @@ import { IN_PLACE, type PolicyTable, REPLACE } from "./policy";
 export interface ComputeNodeInputs extends NodeInputs, ComputesOwn {
   /** The vc name of its image: another one means another machine. */
   readonly image: string;
-  /** Of the public key in its vc-out.xml, which the site's record has. */
-  readonly keyFingerprint: string;
+  /** The start of the fingerprint of the public key in its vc-out.xml, which the site's record has. */
+  readonly key: string;
 }
 
 const args = z.strictObject({
   ...nodeArgs,
   image: z.string().min(1),
-  keyFingerprint: z.string().min(1),
+  key: z.string().min(1),
   allocated: z.literal(false).optional(),
 });
 
@@ -41,7 +41,7 @@ const args = z.strictObject({
 export const COMPUTE_NODE_POLICIES: PolicyTable<ComputeNodeInputs> = {
   ...NODE_POLICIES,
   image: REPLACE,
-  keyFingerprint: IN_PLACE,
+  key: IN_PLACE,
   allocated: REPLACE,
 };
 
