@@ -27,7 +27,7 @@ import { IMAGE, type Image, markTags, TAG, type Vm } from "./objects";
 import type { Pools } from "./pools";
 import { WrongState } from "./refusals";
 import { base64, type Template, templateText } from "./template-text";
-import { complaintOf, isUnsettled, phaseOf, stateInWords, VM } from "./vm-states";
+import { complaintOf, isRunning, isUnsettled, phaseOf, stateInWords, VM } from "./vm-states";
 import { ConnectionLost } from "./xml-rpc";
 
 /** Longer than the scheduler's window, and than a driver takes to move a machine from one state to another. */
@@ -124,7 +124,7 @@ export class Nodes {
       }
       const phase = phaseOf(vm);
       const isOff = phase === "off" || phase === "resting";
-      const runs = phase === "running" || phase === "working";
+      const runs = isRunning(vm);
       if (isOff || phase === "paused" || phase === "failed") {
         throw new NotReady(
           `node ${node.node}`,
@@ -483,7 +483,7 @@ export class Nodes {
     const [phase, live] = [phaseOf(vm), await this.takesContext(vm, node)];
     const has = vm.context.get(VC_OUT) === base64(vcOut);
     if (has && vm.attributes.get(TAG.vcOutDigest) === sha256(vcOut)) {
-      return ["running", "working", "waiting", "changing"].includes(phase) ? "live" : "nextBoot";
+      return isRunning(vm) || phase === "waiting" || phase === "changing" ? "live" : "nextBoot";
     }
     if (!live) {
       await this.client.append("vm", id, { [TAG.vcOutWaits]: "YES" });
@@ -538,8 +538,7 @@ export class Nodes {
   private async takesContext(vm: Vm, node: NodeRef<ClusterRecord>): Promise<boolean> {
     const phase = phaseOf(vm);
     // One that hasn't begun to boot reads what is there when it does.
-    const runs = phase === "running" || phase === "working";
-    return phase === "waiting" || phase === "changing" || (runs && (await this.looks(vm, node)));
+    return phase === "waiting" || phase === "changing" || (isRunning(vm) && (await this.looks(vm, node)));
   }
 
   /** Whether the guest is known to look at its disc: one that has failed may do so, or not. */

@@ -84,6 +84,11 @@ export function phaseOf({ state, lcmState }: Pick<Vm, "state" | "lcmState">): Ph
   }
 }
 
+/** Whether its guest runs. */
+export function isRunning(vm: Pick<Vm, "state" | "lcmState">): boolean {
+  return ["running", "working"].includes(phaseOf(vm));
+}
+
 /** Whether it will be in another phase by itself. One that waits for a host may do so for ever. */
 export function isUnsettled(vm: Pick<Vm, "state" | "lcmState">): boolean {
   return ["changing", "stopping", "working", "resting"].includes(phaseOf(vm));

@@ -70,7 +70,7 @@ function contextIn(line: string): Context[] {
   if (label === undefined || more.length > 2 || pattern.startsWith("#") || COSTLY.test(pattern)) {
     return [];
   }
-  const literal = pattern.slice(0, pattern.search(META) === -1 ? pattern.length : pattern.search(META));
+  const [literal = ""] = pattern.split(META, 1);
   return [
     {
       start: literal.slice(0, literal.lastIndexOf("/") + 1),
